@@ -1,0 +1,82 @@
+"""Fairness regression tests for quantized models: a pytest plugin, a command line and a library."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qfair_check.errors import FairnessError as FairnessError
+    from qfair_check.errors import InputError as InputError
+    from qfair_check.errors import MeasureError as MeasureError
+    from qfair_check.errors import OptionError as OptionError
+    from qfair_check.errors import QFairError as QFairError
+    from qfair_check.errors import UntrustedPickleError as UntrustedPickleError
+    from qfair_check.inputs.data import GroupedData as GroupedData
+    from qfair_check.inputs.data import grouped_data as grouped_data
+    from qfair_check.inputs.data import load_data as load_data
+    from qfair_check.inputs.model import Model as Model
+    from qfair_check.inputs.model import load_model as load_model
+    from qfair_check.inputs.model import save_model as save_model
+    from qfair_check.judge.assertions import assert_accuracy_drop_below as assert_accuracy_drop_below
+    from qfair_check.judge.assertions import assert_cosine_distance_below as assert_cosine_distance_below
+    from qfair_check.judge.assertions import assert_flip_rate_below as assert_flip_rate_below
+    from qfair_check.judge.assertions import assert_fvo_below as assert_fvo_below
+    from qfair_check.judge.assertions import assert_fvo_increase_below as assert_fvo_increase_below
+    from qfair_check.judge.assertions import assert_group_accuracy_drop_below as assert_group_accuracy_drop_below
+    from qfair_check.judge.assertions import assert_overall_accuracy_above as assert_overall_accuracy_above
+    from qfair_check.judge.assertions import assert_sparsity_below as assert_sparsity_below
+    from qfair_check.judge.assertions import assert_worst_group_accuracy_above as assert_worst_group_accuracy_above
+    from qfair_check.judge.limits import gate_limits as gate_limits
+    from qfair_check.judge.text import describe as describe
+    from qfair_check.judge.verdicts import Outcome as Outcome
+    from qfair_check.judge.verdicts import Verdict as Verdict
+    from qfair_check.judge.verdicts import judge_audit as judge_audit
+    from qfair_check.measure.run import audit as audit
+    from qfair_check.quantize.model import quantize_model as quantize_model
+    from qfair_check.quantize.spec import Scheme as Scheme
+    from qfair_check.record import Audit as Audit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "qfair_check.errors": (
+        "FairnessError",
+        "InputError",
+        "MeasureError",
+        "OptionError",
+        "QFairError",
+        "UntrustedPickleError",
+    ),
+    "qfair_check.inputs.data": ("GroupedData", "grouped_data", "load_data"),
+    "qfair_check.inputs.model": ("Model", "load_model", "save_model"),
+    "qfair_check.judge.assertions": (
+        "assert_accuracy_drop_below",
+        "assert_cosine_distance_below",
+        "assert_flip_rate_below",
+        "assert_fvo_below",
+        "assert_fvo_increase_below",
+        "assert_group_accuracy_drop_below",
+        "assert_overall_accuracy_above",
+        "assert_sparsity_below",
+        "assert_worst_group_accuracy_above",
+    ),
+    "qfair_check.judge.limits": ("gate_limits",),
+    "qfair_check.judge.text": ("describe",),
+    "qfair_check.judge.verdicts": ("Outcome", "Verdict", "judge_audit"),
+    "qfair_check.measure.run": ("audit",),
+    "qfair_check.quantize.model": ("quantize_model",),
+    "qfair_check.quantize.spec": ("Scheme",),
+    "qfair_check.record": ("Audit",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,147 @@
+"""An audit as a JSON file, its outcomes as a side file, and the JSON Schema of both."""
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.files import replace_file
+from qfair_check.precision import FP32, Precision
+from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, fvo
+
+
+def write_audit(audit: Audit, path: Path) -> None:
+    """Write what `Audit.save` promises."""
+    try:
+        if audit.outcomes:
+            replace_file(_outcomes_path(audit, path), _npy(audit.outcomes))
+        bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}))
+        del bare["outcomes"]
+        replace_file(path, msgspec.json.format(msgspec.json.encode(bare), indent=1) + b"\n")
+    except OSError as error:
+        raise InputError(f"cannot write the audit {path}: {error.strerror or error}") from error
+
+
+def read_audit(path: Path) -> Audit:
+    """Read what `Audit.load` promises."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"there is no audit file {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read the audit {path}: {error.strerror or error}") from error
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {version}, and this qfair_check reads {SCHEMA_VERSION}: "
+                "audit the model again, or use the version of qfair_check that wrote it"
+            )
+        audit = msgspec.json.decode(raw, type=Audit)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not an audit that qfair_check wrote: {error}") from error
+    problem = _contradiction(audit)
+    if problem:
+        raise InputError(f"{path} contradicts itself ({problem}): it was edited or damaged; audit the model again")
+    return replace(audit, outcomes=_read_outcomes(_outcomes_path(audit, path), audit))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a saved audit."""
+    schema = msgspec.json.schema(Audit)
+    del schema["$defs"]["Audit"]["properties"]["outcomes"]
+    title = f"qfair_check audit, schema version {SCHEMA_VERSION}"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | schema
+
+
+def pack_outcomes(right: NDArray[np.bool_]) -> bytes:
+    """Pack one bit per sample, first sample in the lowest bit."""
+    return np.packbits(right, bitorder="little").tobytes()
+
+
+def outcomes_digest(outcomes: dict[str, bytes]) -> str:
+    """Return the sha256 of the side file that holds these outcomes."""
+    return hashlib.sha256(_npy(outcomes)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    schema_version: int
+
+
+def _outcomes_path(audit: Audit, path: Path) -> Path:
+    return path.with_name(f"{path.stem}.{audit.outcomes_sha256[:16]}.outcomes.npy")
+
+
+def _npy(outcomes: dict[str, bytes]) -> bytes:
+    rows = np.stack([np.frombuffer(packed, np.uint8) for packed in outcomes.values()])
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_outcomes(path: Path, audit: Audit) -> dict[str, bytes]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot read the outcomes {path}: {error.strerror or error}") from error
+    if hashlib.sha256(raw).hexdigest() != audit.outcomes_sha256:
+        raise InputError(f"{path} is damaged: its hash is not the one the audit names; audit the model again")
+    rows = np.load(io.BytesIO(raw), allow_pickle=False)
+    return {result.precision: row.tobytes() for result, row in zip(audit.precisions, rows, strict=True)}
+
+
+def _contradiction(audit: Audit) -> str | None:
+    names = [result.precision for result in audit.precisions]
+    if not names or names[0] != FP32.name or len(set(names)) != len(names):
+        return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
+    if len(set(audit.groups)) != len(audit.groups):
+        return "two groups have the same name"
+    for result in audit.precisions:
+        try:
+            Precision(result.precision)
+        except OptionError as error:
+            return str(error)
+        if len(result.groups) != len(audit.groups):
+            return f"{result.precision} has {len(result.groups)} groups, not {len(audit.groups)}"
+        problem = _contradiction_at(result, audit)
+        if problem:
+            return f"{result.precision}: {problem}"
+    return None
+
+
+def _contradiction_at(result: PrecisionResult, audit: Audit) -> str | None:
+    samples = audit.data.samples
+    if result.overall.samples != samples or sum(group.samples for group in result.groups) != samples:
+        return f"the groups do not add up to {samples} samples"
+    baseline = (audit.fp32.overall, *audit.fp32.groups)
+    for measures, fp32 in zip((result.overall, *result.groups), baseline, strict=True):
+        if measures.samples != fp32.samples:
+            return "a group has other samples than at fp32"
+        problem = _contradiction_in(measures, fp32)
+        if problem:
+            return problem
+    if result.fvo != fvo(result.groups):
+        return "the FVO is not that of the groups"
+    return None
+
+
+def _contradiction_in(measures: Measures, fp32: Measures) -> str | None:
+    for count in (measures.correct, measures.flips, measures.nonfinite, measures.null_logits):
+        if count is not None and count > measures.samples:
+            return "more is counted than there are samples"
+    accuracy, before = measures.exact_accuracy, fp32.exact_accuracy
+    if measures.accuracy != (None if accuracy is None else float(accuracy)):
+        return "an accuracy is not correct / samples"
+    drop = None if accuracy is None or before is None else float(before - accuracy)
+    if measures.accuracy_drop != drop:
+        return "an accuracy drop is not the difference from fp32"
+    return None

@@ -1,0 +1,130 @@
+"""The command ``qfair``: parse and call."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from qfair_check import __version__
+from qfair_check.errors import QFairError
+from qfair_check.options import (
+    DATA_OPTIONS,
+    JUDGE_OPTIONS,
+    MEASURE_OPTIONS,
+    MODEL_OPTIONS,
+    Lookup,
+    Option,
+    data_options,
+    judge_options,
+    measure_options,
+    model_options,
+)
+
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE = 0, 1, 2, 4
+
+_AUDIT_EXAMPLES = """examples:
+  qfair audit demo --bits 8,4,2 --out audit.json
+  qfair audit model.safetensors --arch resnet18 --data faces.csv --label race --split test --bits 8,4 --out audit.json
+"""
+_GATE_EXAMPLES = """examples:
+  qfair gate audit.json
+  qfair gate audit.json --max-fvo 0.3 --max-group-drop 0.05,int2=0.2
+
+exit codes: 0 every limit holds, 1 a limit is broken or cannot be judged, 4 the audit cannot be read
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 fine, 1 a limit broken, 2 interrupted, 4 a usage error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(given)
+    try:
+        return int(parsed.run(parsed, given))
+    except QFairError as error:
+        print(f"qfair: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("qfair: interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="qfair",
+        description="Fairness regression tests for quantized models. Start with: qfair demo",
+        epilog="In CI, the same gate is: pytest --qfair-model FILE --qfair-data FILE --bits 8,4",
+    )
+    parser.add_argument("--version", action="version", version=f"qfair_check {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    audit = _command(commands, "audit", "measure a model on grouped data and save the audit", _AUDIT_EXAMPLES)
+    audit.add_argument("model", metavar="MODEL", help="a .safetensors, .pt or .pth file, or demo")
+    _add(audit, MODEL_OPTIONS + DATA_OPTIONS + MEASURE_OPTIONS)
+    audit.add_argument("--out", metavar="FILE", required=True, help="where to write the audit (JSON)")
+    audit.set_defaults(run=_audit)
+
+    gate = _command(commands, "gate", "judge a saved audit, without the model and without torch", _GATE_EXAMPLES)
+    gate.add_argument("audit", metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
+    _add(gate, tuple(option for option in MEASURE_OPTIONS if option.name == "bits") + JUDGE_OPTIONS)
+    gate.set_defaults(run=_gate)
+
+    demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
+    demo.add_argument(
+        "--out", metavar="FOLDER", default="qfair-demo", help="where audit.json goes (default: qfair-demo)"
+    )
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, summary: str, epilog: str | None) -> _Parser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
+    for option in options:
+        if option.is_flag:
+            parser.add_argument(f"--{option.name}", help=option.help, action="store_const", const="yes")
+        else:
+            parser.add_argument(
+                f"--{option.name}", help=option.help, metavar=option.metavar, choices=option.choices or None
+            )
+
+
+def _lookup(parsed: argparse.Namespace) -> Lookup:
+    return lambda key: getattr(parsed, key, None)
+
+
+def _audit(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import audit_command
+
+    get = _lookup(parsed)
+    return audit_command(
+        model_options(get), data_options(get), measure_options(get), parsed.out, command=("qfair", *given)
+    )
+
+
+def _gate(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import gate_command
+
+    return gate_command(parsed.audit, parsed.bits, judge_options(_lookup(parsed)))
+
+
+def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import demo_command
+
+    return demo_command(parsed.out)

@@ -1,0 +1,150 @@
+"""What each command of ``qfair`` does."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.inputs.options import DataOptions, ModelOptions
+from qfair_check.judge.limits import check_limits_bind, gate_limits
+from qfair_check.judge.text import describe
+from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
+from qfair_check.options import JudgeOptions, MeasureOptions
+from qfair_check.precision import Precision, parse_precisions
+from qfair_check.record import Audit
+from qfair_check.report.terminal import render
+
+
+def audit_command(
+    model: ModelOptions | None,
+    data: DataOptions | None,
+    measuring: MeasureOptions,
+    out: str,
+    *,
+    command: Sequence[str],
+) -> int:
+    """Measure and save."""
+    if model is None or data is None:
+        raise OptionError("no grouped data is given: pass --data FILE")
+    target = Path(out)
+    if not target.absolute().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
+
+    from tqdm import tqdm
+
+    from qfair_check.inputs.data import read_data
+    from qfair_check.inputs.model import read_model
+    from qfair_check.measure.run import audit
+
+    subject = read_model(model)
+    samples = read_data(data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
+    with tqdm(total=len(samples.labels), desc="qfair", unit=" samples", disable=None, leave=False) as bar:
+        made = audit(
+            subject,
+            samples,
+            measuring.precisions or "fp32",
+            scheme=measuring.scheme,
+            device=measuring.device,
+            batch_size=measuring.batch_size,
+            workers=measuring.workers,
+            seed=measuring.seed,
+            command=command,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    made.save(target)
+    _print(_table(made, ()))
+    _print(f"audit written to {target}; judge it with: qfair gate {shlex.quote(out)}")
+    return 0
+
+
+def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
+    """Judge a saved audit."""
+    audit = Audit.load(path)
+    held = tuple(Precision(result.precision) for result in audit.quantized)
+    precisions = parse_precisions(bits) if bits else held
+    names = [audit.at(precision).precision for precision in precisions]
+    if not names:
+        raise OptionError("there is nothing to judge: fp32 is the baseline, and no other precision is named")
+    check_limits_bind(judging.limits, names)
+    told = judge_audit(audit, judging.limits, min_group_size=judging.min_group_size)
+    verdicts = [verdict for verdict in told if verdict.precision in names]
+    _print(_table(audit, verdicts))
+    for verdict in verdicts:
+        _print(f"{verdict.outcome.upper()}  {describe(verdict, audit)}")
+    refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
+    return 1 if any(verdict.outcome in refused for verdict in verdicts) else 0
+
+
+def demo_command(out: str) -> int:
+    """Run the gate on the embedded model in a folder of its own, and say what came of it."""
+    folder = Path(out).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    target = folder / "audit.json"
+    command = ["pytest", "--qfair-model", "demo", "--bits", "8,4,2", "--qfair-json", str(target)]
+    _print(f"$ {shlex.join(command)}\n")
+    with tempfile.TemporaryDirectory(prefix="qfair-demo-") as root:
+        Path(root, "pytest.ini").write_text("[pytest]\n")
+        ran = subprocess.run(
+            [sys.executable, "-m", *command, "--rootdir", root, "-p", "no:cacheprovider"],
+            cwd=root,
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+            check=False,
+        )
+    return _explain(ran.returncode, target)
+
+
+def _explain(code: int, target: Path) -> int:
+    """Say what the run of the demo means; 0 if int8 passed, a narrower precision failed, and the audit is there."""
+    if code not in (0, 1) or not target.exists():
+        _print(f"\nThe demo did not run to its end: pytest left with exit code {code}.")
+        return 1
+    audit = Audit.load(target)
+    verdicts = judge_audit(audit, gate_limits({}))
+    failed = sorted({verdict.precision for verdict in verdicts if verdict.outcome is not Outcome.PASS})
+    passed = [result.precision for result in audit.quantized if result.precision not in failed]
+    if code != 1 or "int8" not in passed or not failed:
+        _print(f"\nThe demo did not behave as told: int8 should pass and a narrower precision fail, not {failed}.")
+        return 1
+    _print(_meaning(audit, passed, failed))
+    _print(f"The audit is in {target}. Judge it again, say with a looser limit:")
+    _print(f"  qfair gate {shlex.quote(str(target))} --max-group-drop 0.05,int4=0.2")
+    _print(
+        "Your own model: pytest --qfair-model model.safetensors --qfair-arch resnet18 --qfair-data faces.csv --bits 8,4"
+    )
+    return 0
+
+
+def _meaning(audit: Audit, passed: Sequence[str], failed: Sequence[str]) -> str:
+    before = audit.fp32
+    lines = ["", "What this means"]
+    lines.append(f"  {', '.join(passed)} can ship: no group lost more than the limits allow.")
+    for name in reversed(failed):
+        result = audit.at(name)
+        drops = [group.accuracy_drop or 0.0 for group in result.groups]
+        worst = drops.index(max(drops))
+        overall, group = result.overall, result.groups[worst]
+        lines.append(
+            f"  {name} must not: overall accuracy goes from {before.overall.accuracy:.3f} to {overall.accuracy:.3f}, "
+            f"but that of group {audit.groups[worst]} from {before.groups[worst].accuracy:.3f} to {group.accuracy:.3f}."
+        )
+    lines.append("  pytest failed on purpose (exit code 1): in CI this stops the release.")
+    return "\n".join(lines) + "\n"
+
+
+def _table(audit: Audit, verdicts: Sequence[Verdict]) -> str:
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return render(audit, verdicts, width=shutil.get_terminal_size().columns, colour=colour)
+
+
+def _print(text: str) -> None:
+    """Print, with a replacement for what the terminal's encoding cannot say."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)

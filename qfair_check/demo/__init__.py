@@ -1,0 +1,1 @@
+"""The embedded demo: a small network for handwritten digits, and held-out digits."""

@@ -1,0 +1,1 @@
+"""A file or an object becomes a model, or grouped data."""

@@ -1,0 +1,315 @@
+"""Arrays, or an ``.npz`` file of arrays, become grouped data."""
+
+import hashlib
+import secrets
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.inputs.grouped import GroupedData, Inputs
+from qfair_check.inputs.images import check_preprocessing, normalized
+from qfair_check.inputs.labels import Names, assign_classes
+from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.wording import counted, listed
+
+_PYTHON = "python"
+_BLOCK_VALUES = 2**24
+_DAMAGE = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class ArraySamples(Dataset[Tensor]):
+    """The rows of an array as inputs; bytes are scaled to [0, 1] when they are asked for."""
+
+    def __init__(self, x: NDArray[Any], preprocessing: Preprocessing) -> None:
+        self._x = torch.from_numpy(x)
+        self._preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, index: int) -> Tensor:
+        value = self._x[index]
+        if value.dtype == torch.uint8:
+            value = value.to(torch.float32) / 255
+        return normalized(value, self._preprocessing)
+
+
+def array_digest(x: NDArray[Any]) -> str:
+    """Return the sha256 of a contiguous array: of its type, shape and values."""
+    digest = hashlib.sha256(f"{x.dtype}{x.shape}".encode())
+    digest.update(x.data)
+    return digest.hexdigest()
+
+
+def grouped_data(
+    x: object,
+    y: object,
+    group: object = None,
+    *,
+    classes: Sequence[str] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> GroupedData:
+    """Take inputs, labels and groups as Python objects.
+
+    Parameters
+    ----------
+    x : array, tensor or torch.utils.data.Dataset, (samples, ...)
+        Floats become float32, bytes (uint8) float32 in [0, 1], other integers int64. A map-style Dataset
+        gives one input tensor for each sample, and is used as it is.
+    y : array, tensor or sequence, (samples,)
+        Class indices, or label names.
+    group : array, tensor or sequence, (samples,), optional
+        Group names or numbers; by default the class is the group.
+    classes : sequence of str
+        Class names in the order of the logits.
+    mean, std : sequence of float
+        ``(x - mean) / std`` by channel (axis 1), after scaling.
+
+    Raises
+    ------
+    InputError
+        If an array has the wrong shape, type or length, or holds values that cannot be used.
+    OptionError
+        If class names, mean or std make no sense.
+
+    Examples
+    --------
+    >>> data = grouped_data([[0.5], [1.0], [2.0]], ["cat", "dog", "cat"], group=["home", "home", "park"])
+    >>> data.classes, data.labels.tolist(), data.group_names, data.groups.tolist()
+    (('cat', 'dog'), [0, 1, 0], ('home', 'park'), [0, 0, 1])
+    """
+    options = DataOptions(_PYTHON, classes=tuple(classes), mean=tuple(mean), std=tuple(std))
+    return _assembled(x, y, group, options, (), None)
+
+
+def read_arrays(
+    path: Path, options: DataOptions, model_classes: tuple[str, ...], model_preprocessing: Preprocessing | None
+) -> GroupedData:
+    """Read an ``.npz`` file with the arrays x, y and optionally group.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, lacks an array, or an array cannot be used.
+    OptionError
+        If an option does not fit arrays.
+    """
+    for_columns = {
+        "label": options.label,
+        "group-by": options.group_by,
+        "split": options.split,
+        "features": options.features,
+    }
+    for name, value in for_columns.items():
+        if value:
+            raise OptionError(
+                f"--qfair-{name} is for the columns of a .csv manifest, and {options.path} has none: it holds the "
+                "arrays x, y and optionally group"
+            )
+    if options.image_size:
+        raise OptionError(f"--qfair-image-size is for image files: the arrays of {options.path} keep their size")
+    arrays = _load(path, options.path)
+    return _assembled(arrays["x"], arrays["y"], arrays.get("group"), options, model_classes, model_preprocessing)
+
+
+def _load(path: Path, source: str) -> Mapping[str, NDArray[Any]]:
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise InputError(f"{source} holds a single array: save x and y with np.savez(file, x=x, y=y)")
+        with file:
+            held = file.files
+            arrays = {name: file[name] for name in ("x", "y", "group") if name in held}
+    except _DAMAGE as error:
+        if "pickle" in str(error):
+            raise InputError(
+                f"{source} was saved with pickle, which may run code: save plain arrays of numbers and text"
+            ) from error
+        raise InputError(f"cannot read {source} as .npz (truncated or damaged?): {error}") from error
+    for name in ("x", "y"):
+        if name not in arrays:
+            raise InputError(
+                f"{source} has no array {name}: it holds {listed(held) or 'nothing'}; save x, y and optionally group"
+            )
+    return arrays
+
+
+def _assembled(
+    x: object,
+    y: object,
+    group: object,
+    options: DataOptions,
+    model_classes: tuple[str, ...],
+    model_preprocessing: Preprocessing | None,
+) -> GroupedData:
+    source = options.path
+    where = "sample {}".format
+    inputs = _inputs(x, options, model_preprocessing)
+    columns = {"y": _names(y, "y", source)}
+    if group is not None:
+        columns["group"] = _names(group, "group", source)
+    for name, column in columns.items():
+        if len(column.codes) != inputs.size:
+            raise InputError(
+                f"{_of('x', source)} has {counted(inputs.size, 'sample')} and {name} has {len(column.codes):,}: give "
+                f"one {'label' if name == 'y' else 'group'} for each"
+            )
+        column.require(_of(name, source), where)
+    classes = assign_classes(
+        columns["y"],
+        given=options.classes,
+        model=model_classes,
+        what=_of("y", source),
+        where=where,
+        option=_option("classes", source),
+    )
+    groups = columns.get("group", Names(classes.indices, classes.names))
+    return GroupedData(
+        inputs=inputs.samples,
+        labels=classes.indices,
+        groups=groups.codes,
+        classes=classes.names,
+        group_names=groups.values,
+        content=inputs.content,
+        source=source,
+        group_by=tuple(columns)[1:],
+        class_order=classes.order,
+        preprocessing=inputs.preprocessing,
+        notices=(*classes.notices, *inputs.notices),
+        where=where,
+    )
+
+
+def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inputs:
+    if isinstance(x, Dataset):
+        return _dataset(x, options)
+    what = _of("x", options.path)
+    array = _array(x, what)
+    if not array.ndim:
+        raise InputError(f"{what} is a {type(x).__name__}: give an array whose first axis is the samples")
+    if not len(array):
+        raise InputError(f"{what} has no samples")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{what} holds values of type {array.dtype}: give numbers")
+    if array.dtype == np.uint8:
+        return _bytes(array, options, model)
+    given = Preprocessing(mean=options.mean, std=options.std)
+    if array.dtype.kind in "iu":
+        if given != Preprocessing():
+            raise OptionError(f"{what} holds integers, which are not normalized: give no mean and std, or floats")
+        return _samples(array.astype(np.int64, copy=False), None)
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32, copy=False)
+    _check_finite(values, what)
+    notices: tuple[str, ...] = ()
+    if model and model.mean and not given.mean:
+        notices = (
+            f"{what} holds floats and is used as it is, without the mean and std of the model file: pass "
+            "--qfair-mean and --qfair-std to apply them",
+        )
+    return _samples(values, None if given == Preprocessing() else given, notices)
+
+
+def _bytes(array: NDArray[Any], options: DataOptions, model: Preprocessing | None) -> Inputs:
+    known = model or Preprocessing()
+    chosen = Preprocessing(mean=options.mean or known.mean, std=options.std or known.std)
+    notice = f"{_of('x', options.path)} holds bytes (uint8): scaled to [0, 1]"
+    if not chosen.mean:
+        mean, std = (_option(name, options.path) for name in ("mean", "std"))
+        notice += f" and not normalized; pass {mean} and {std} if the model was trained with them"
+    return _samples(array, chosen, (notice,))
+
+
+def _samples(values: NDArray[Any], preprocessing: Preprocessing | None, notices: tuple[str, ...] = ()) -> Inputs:
+    used = preprocessing or Preprocessing()
+    check_preprocessing(used, channels=values.shape[1] if values.ndim > 1 else 1)
+    plain = np.require(values, requirements=["C", "W"])
+    return Inputs(ArraySamples(plain, used), len(plain), array_digest(plain), preprocessing, notices)
+
+
+def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
+    if isinstance(x, IterableDataset) or not isinstance(x, Sized):
+        raise InputError(f"x is a {type(x).__name__} without a length: give a map-style torch Dataset, or an array")
+    if options.mean or options.std:
+        raise OptionError("mean and std are for arrays: let the Dataset x normalize what it gives")
+    if not len(x):
+        raise InputError("x has no samples")
+    try:
+        first = x[0]
+    except Exception as error:  # the user's dataset may raise anything
+        raise InputError(f"the Dataset x failed on sample 0: {type(error).__name__}: {error}") from error
+    if not isinstance(first, Tensor | np.ndarray):
+        raise InputError(
+            f"the Dataset x gives a {type(first).__name__} for each sample: let it give the input tensor alone, and "
+            "pass the labels as y"
+        )
+    return Inputs(x, len(x), secrets.token_hex(32))
+
+
+def _names(column: object, name: str, source: str) -> Names:
+    what = _of(name, source)
+    array = _array(column, what)
+    if array.ndim != 1:
+        hint = "; of one-hot labels, give y.argmax(axis=1)" if name == "y" and array.ndim == 2 else ""
+        raise InputError(f"{what} has shape {array.shape}: give one value for each sample{hint}")
+    kind = array.dtype.kind
+    if kind == "b" and name == "y":
+        array, kind = array.astype(np.int64), "i"
+    if kind in "iu":
+        values, codes = np.unique(array, return_inverse=True)
+        return Names(codes.astype(np.int64), tuple(map(str, values.tolist())))
+    if kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    if kind not in "bSUTO":
+        raise InputError(f"{what} holds values of type {array.dtype}: give whole numbers or names")
+    return Names.of([_name(value, what, index) for index, value in enumerate(array.tolist())])
+
+
+def _name(value: object, what: str, index: int) -> str:
+    if isinstance(value, str | int | np.integer):
+        return str(value).strip()
+    if value is None or type(value).__name__ == "NAType" or value != value:
+        return ""
+    raise InputError(f"{what} holds a {type(value).__name__} at sample {index}: give whole numbers or names")
+
+
+def _array(values: object, what: str) -> NDArray[Any]:
+    try:
+        if isinstance(values, Tensor):
+            plain = values.detach().cpu()
+            return (plain.to(torch.float32) if plain.is_floating_point() else plain).numpy()
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be made an array: {error}") from error
+
+
+def _check_finite(values: NDArray[np.float32], what: str) -> None:
+    rows = max(1, _BLOCK_VALUES // max(1, values[0].size))
+    axes = tuple(range(1, values.ndim))
+    finite = np.concatenate(
+        [np.isfinite(values[start : start + rows]).all(axis=axes) for start in range(0, len(values), rows)]
+    )
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise InputError(
+            f"{what} holds values that are not finite (NaN, infinite, or too large for float32) in "
+            f"{counted(len(bad), 'sample')}: {listed(f'sample {index}' for index in bad)}; correct or leave them out"
+        )
+
+
+def _of(name: str, source: str) -> str:
+    return name if source == _PYTHON else f"{name} of {source}"
+
+
+def _option(name: str, source: str) -> str:
+    return f"{name}=" if source == _PYTHON else f"--qfair-{name}"

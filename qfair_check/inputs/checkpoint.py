@@ -1,0 +1,144 @@
+"""A model file becomes a state dict, or a module where the caller trusts it; no code of its own runs."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from qfair_check.errors import InputError, UntrustedPickleError
+from qfair_check.inputs.architecture import make_working_directory_importable
+from qfair_check.inputs.options import Preprocessing
+
+_SUFFIXES = (".safetensors", ".pt", ".pth")
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a model file holds: a state dict or a module, and what it says about itself."""
+
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    module: nn.Module | None = None
+    architecture: str | None = None
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
+    """Read a ``.safetensors``, ``.pt`` or ``.pth`` file.
+
+    Raises
+    ------
+    UntrustedPickleError
+        If loading would run code from the file and `trust_pickle` is false.
+    InputError
+        If the file is missing, unreadable, damaged, of another kind, or holds no weights.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give a model file ({', '.join(_SUFFIXES)})")
+    if not path.exists():
+        raise InputError(f"there is no model file {path}")
+    if path.suffix not in _SUFFIXES:
+        raise InputError(f"{path} is of a kind that cannot be read: give a model file ({', '.join(_SUFFIXES)})")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust_pickle)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as safetensors (truncated or damaged?): {error}") from error
+    if not state:
+        raise InputError(f"{path} holds no tensors")
+    return _described(_unprefixed(state), metadata, path)
+
+
+def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Checkpoint:
+    if "qfair_check" not in metadata:
+        return Checkpoint(state)
+    try:
+        classes = tuple(str(name) for name in json.loads(metadata.get("classes", "[]")))
+        described = json.loads(metadata.get("preprocessing", "null"))
+        preprocessing = described and Preprocessing(
+            image_size=tuple(described["image_size"]) if described["image_size"] else None,
+            mean=tuple(map(float, described["mean"])),
+            std=tuple(map(float, described["std"])),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"the metadata of {path} cannot be read ({error}): save the model again") from error
+    return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
+
+
+def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
+    if trust_pickle:
+        make_working_directory_importable()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from error
+    except Exception as error:  # torch.load, and trusted code in the file, may raise anything
+        if _is_torchscript(path):
+            raise _refusal(path, error) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot read {path} (truncated or damaged?): {type(error).__name__}: {reason}") from error
+    if isinstance(content, nn.Module):
+        return Checkpoint(module=content)
+    return Checkpoint(_unprefixed(_state_dict(content, path)))
+
+
+def _refusal(path: Path, error: Exception) -> InputError:
+    reason = str(error)
+    if "Unsupported" not in reason and "GLOBAL" not in reason and not _is_torchscript(path):
+        first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
+        return InputError(f"cannot read {path} (truncated or damaged?): {first}")
+    return UntrustedPickleError(
+        f"{path} is not a plain state dict: loading it would run code that the file brings. Either save the "
+        "weights alone (torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) "
+        "and name the architecture, or, if you made the file yourself, pass --qfair-trust-pickle"
+    )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _state_dict(content: object, path: Path) -> Mapping[str, Tensor]:
+    found = content
+    while isinstance(found, Mapping) and not _is_state(found):
+        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping | nn.Module)), None)
+        if isinstance(inner, nn.Module):
+            inner = inner.state_dict()
+        if inner is None:
+            keys = ", ".join(map(str, list(found)[:8]))
+            raise InputError(
+                f"{path} holds no state dict: its keys are {keys or 'none'}; expected tensors by name, or a "
+                f"checkpoint with one of {', '.join(_WRAPPERS)}"
+            )
+        found = inner
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _is_state(found: Mapping[object, object]) -> bool:
+    return bool(found) and sum(isinstance(value, Tensor) for value in found.values()) > len(found) / 2
+
+
+def _unprefixed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Strip what DistributedDataParallel and torch.compile put before every name."""
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            return _unprefixed({name.removeprefix(prefix): value for name, value in state.items()})
+    return state

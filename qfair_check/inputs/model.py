@@ -1,0 +1,239 @@
+"""The model under audit: something that turns a batch into logits, and the files it is loaded from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.files import replace_file
+from qfair_check.inputs.architecture import build_architecture
+from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
+from qfair_check.inputs.options import ModelOptions, Preprocessing
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A model and what is known about it.
+
+    Parameters
+    ----------
+    forward : callable
+        Turns a batch of inputs into logits of shape (samples, classes). Weights and gradients are there
+        only if it is a `torch.nn.Module`.
+    source : str
+        The file it came from, or "python".
+    architecture : str or None
+        torchvision's name, or ``package.module:factory``.
+    classes : tuple of str
+        Names in the order of the logits; empty if unknown.
+    preprocessing : Preprocessing or None
+        How its training data was prepared, if known.
+    """
+
+    forward: Callable[[Any], Any]
+    source: str = "python"
+    architecture: str | None = None
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The torch module, or None for a plain callable."""
+        return self.forward if isinstance(self.forward, nn.Module) else None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every name, shape, type and value of the state dict; of the name for a plain callable."""
+        if self.module is None:
+            return hashlib.sha256(repr(self.forward).encode()).hexdigest()
+        return state_sha256(self.module.state_dict())
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Return the sha256 of a state dict: of each name, type, shape and value, in order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu().contiguous()
+            digest.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+        else:
+            digest.update(f"{name}\0{value!r}\0".encode())
+    return digest.hexdigest()
+
+
+def as_model(given: object) -> Model:
+    """Take a `Model`, a `torch.nn.Module` or a plain callable.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if isinstance(given, Model):
+        return given
+    if isinstance(given, nn.Module) or callable(given):
+        return Model(given)
+    raise InputError(
+        f"a model is a torch.nn.Module, or a callable from a batch to logits, not a {type(given).__name__}"
+    )
+
+
+def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_pickle: bool = False) -> Model:
+    """Load a model file, or the embedded demo for the path ``demo``.
+
+    Parameters
+    ----------
+    path : path-like
+        A ``.safetensors``, ``.pt`` or ``.pth`` file.
+    arch : str, optional
+        torchvision's name or ``package.module:factory``; needed unless the file names it (`save_model`) or
+        holds a whole module.
+    trust_pickle : bool
+        Whether code in the file may run.
+
+    Raises
+    ------
+    UntrustedPickleError
+        If loading would run code from the file and it is not trusted.
+    InputError
+        If the file cannot be read, or does not fit its architecture.
+
+    Examples
+    --------
+    >>> load_model("demo").classes[:3]
+    ('zero', 'one', 'two')
+    """
+    return read_model(ModelOptions(os.fspath(path), arch, trust_pickle))
+
+
+def read_model(options: ModelOptions) -> Model:
+    """Load the model that the options name; as `load_model`."""
+    if options.path == DEMO:
+        path = Path(__file__).parents[1] / "demo" / "digits.safetensors"
+    else:
+        path = Path(options.path)
+    checkpoint = read_checkpoint(path, trust_pickle=options.trust_pickle)
+    architecture = options.arch or checkpoint.architecture
+    module = checkpoint.module or _filled(checkpoint, architecture, options.path)
+    return Model(module.eval(), options.path, architecture, checkpoint.classes, checkpoint.preprocessing)
+
+
+def save_model(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    arch: str,
+    classes: Iterable[str] = (),
+    image_size: tuple[int, int] | None = None,
+    mean: Iterable[float] = (),
+    std: Iterable[float] = (),
+) -> None:
+    """Save a model as a self-describing ``.safetensors`` file, which needs no other option to be audited.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its state dict is saved; tied weights are saved once.
+    path : path-like
+        Ends in ``.safetensors``.
+    arch : str
+        torchvision's name, or ``package.module:factory``.
+    classes : iterable of str
+        Label names in the order of the logits.
+    image_size, mean, std
+        How images were prepared in training; height and width in pixels, values for RGB in [0, 1].
+
+    Raises
+    ------
+    OptionError
+        If the path has another suffix.
+    InputError
+        If the architecture does not build a module with these weights, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, torchvision
+    >>> net = torchvision.models.squeezenet1_1(num_classes=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(net, f"{folder}/net.safetensors", arch="squeezenet1_1", classes=["cat", "dog"])
+    ...     load_model(f"{folder}/net.safetensors").classes
+    ('cat', 'dog')
+    """
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise OptionError(f"{target} must end in .safetensors")
+    state = _distinct(module)
+    _check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
+    preprocessing = {"image_size": image_size, "mean": list(mean), "std": list(std)}
+    metadata = {
+        "qfair_check": "1",
+        "architecture": arch,
+        "classes": json.dumps(list(classes)),
+        "preprocessing": json.dumps(preprocessing if any(preprocessing.values()) else None),
+    }
+    try:
+        replace_file(target, save(state, metadata))
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _distinct(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict with each tied tensor under its first name only."""
+    kept: dict[str, Tensor] = {}
+    seen: set[tuple[object, ...]] = set()
+    for name, value in module.state_dict().items():
+        if not value.numel() or _storage(value) not in seen:
+            kept[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        seen.add(_storage(value))
+    return kept
+
+
+def _storage(value: Tensor) -> tuple[object, ...]:
+    return value.data_ptr(), value.shape, value.stride(), value.dtype
+
+
+def _filled(checkpoint: Checkpoint, architecture: str | None, source: str) -> nn.Module:
+    if architecture is None:
+        raise InputError(
+            f"{source} holds weights alone and does not name its architecture: pass --qfair-arch with "
+            "torchvision's name (such as resnet18) or package.module:factory"
+        )
+    module = build_architecture(architecture, checkpoint.state)
+    _check_fit(module, checkpoint.state, source, architecture)
+    module.load_state_dict(checkpoint.state, strict=False)
+    return module
+
+
+def _check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, architecture: str) -> None:
+    expected = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    present = {_storage(expected[name]) for name in state.keys() & expected.keys() if expected[name].numel()}
+    faults = {
+        "missing": [name for name in expected if name not in state and _storage(expected[name]) not in present],
+        "unexpected": [name for name in state if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in expected
+            if name in state and state[name].shape != expected[name].shape
+        ],
+    }
+    told = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in faults.items() if names)
+    if told:
+        raise InputError(
+            f"{source} does not fit the architecture {architecture}: {told}; name the one it was trained with"
+        )
+
+
+def _first(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,1 @@
+"""An audit and limits become verdicts."""

@@ -1,0 +1,286 @@
+"""Assertions on an audit: the last step, which raises."""
+
+import warnings
+from collections.abc import Iterable
+from decimal import Decimal
+
+from qfair_check.errors import FairnessError, OptionError
+from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE, Insufficient, Limit, check_limits_bind
+from qfair_check.judge.text import describe
+from qfair_check.judge.verdicts import Outcome, Verdict, judge_one
+from qfair_check.precision import Precision, parse_precisions
+from qfair_check.record import Audit
+
+Bits = str | int | Precision | Iterable[str | int | Precision]
+Number = float | str | Decimal
+
+
+class InsufficientDataWarning(UserWarning):
+    """A limit could not be judged, and the caller asked for a warning."""
+
+
+def enforce(verdicts: Iterable[Verdict], audit: Audit, insufficient: Insufficient = "fail") -> None:
+    """Raise for verdicts that fail, and for those that cannot be judged unless told otherwise.
+
+    Raises
+    ------
+    FairnessError
+        With the description of each such verdict.
+    OptionError
+        If `insufficient` is none of its three values.
+    """
+    __tracebackhide__ = True
+    if insufficient not in ("fail", "warn", "pass"):
+        raise OptionError(f"insufficient is {insufficient!r}: it is fail, warn or pass")
+    told = list(verdicts)
+    unjudged = [describe(verdict, audit) for verdict in told if verdict.outcome is Outcome.INSUFFICIENT]
+    failed = [describe(verdict, audit) for verdict in told if verdict.outcome is Outcome.FAIL]
+    if insufficient == "fail":
+        failed += unjudged
+    elif insufficient == "warn" and unjudged:
+        warnings.warn("\n".join(unjudged), InsufficientDataWarning, stacklevel=3)
+    if failed:
+        raise FairnessError("\n".join(failed))
+
+
+def assert_fvo_below(
+    audit: Audit,
+    max_fvo: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that FVO, max over pairs of groups of abs(acc_g - acc_g'), is at most the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
+    """
+    __tracebackhide__ = True
+    _assert("fvo", audit, max_fvo, bits, min_group_size, insufficient)
+
+
+def assert_fvo_increase_below(
+    audit: Audit,
+    max_fvo_increase: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that FVO at the precision minus FVO at fp32 is at most the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+
+    Source: Bellam & Kim, arXiv 2509.07222, Fig. 1.
+    """
+    __tracebackhide__ = True
+    _assert("fvo-increase", audit, max_fvo_increase, bits, min_group_size, insufficient)
+
+
+def assert_overall_accuracy_above(
+    audit: Audit,
+    min_accuracy: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that overall accuracy, correct / samples over all groups, is at least the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
+    __tracebackhide__ = True
+    _assert("accuracy", audit, min_accuracy, bits, min_group_size, insufficient)
+
+
+def assert_accuracy_drop_below(
+    audit: Audit,
+    max_accuracy_drop: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that overall accuracy at fp32 minus that at the precision is at most the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
+    __tracebackhide__ = True
+    _assert("accuracy-drop", audit, max_accuracy_drop, bits, min_group_size, insufficient)
+
+
+def assert_group_accuracy_drop_below(
+    audit: Audit,
+    max_group_drop: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that no group's accuracy falls by more than the limit from fp32 to the precision.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
+    __tracebackhide__ = True
+    _assert("group-drop", audit, max_group_drop, bits, min_group_size, insufficient)
+
+
+def assert_worst_group_accuracy_above(
+    audit: Audit,
+    min_worst_group_accuracy: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that no group's accuracy is under the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
+    __tracebackhide__ = True
+    _assert("worst-group-accuracy", audit, min_worst_group_accuracy, bits, min_group_size, insufficient)
+
+
+def assert_flip_rate_below(
+    audit: Audit,
+    max_flip_rate: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that in no group more than this share of predictions differs from fp32, right or wrong.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
+    __tracebackhide__ = True
+    _assert("flip-rate", audit, max_flip_rate, bits, min_group_size, insufficient)
+
+
+def assert_sparsity_below(
+    audit: Audit,
+    max_sparsity: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that the share of exactly zero weights among all quantized weights is at most the limit.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eq. (6).
+    """
+    __tracebackhide__ = True
+    _assert("sparsity", audit, max_sparsity, bits, min_group_size, insufficient)
+
+
+def assert_cosine_distance_below(
+    audit: Audit,
+    max_cosine_distance: Number,
+    *,
+    bits: Bits | None = None,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+    insufficient: Insufficient = "fail",
+) -> None:
+    """Assert that no group's mean of 1 - cos(f_q(x), f_o(x)) is above the limit, from 0 to 2.
+
+    A value equal to the limit passes. `bits` defaults to every quantized precision of the audit.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eqs. (7) and (8).
+    """
+    __tracebackhide__ = True
+    _assert("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient)
+
+
+def _assert(
+    check: str,
+    audit: Audit,
+    limit: Number,
+    bits: Bits | None,
+    min_group_size: int,
+    insufficient: Insufficient,
+) -> None:
+    __tracebackhide__ = True
+    bound = Limit.parse(limit, CHECKS[check])
+    precisions = (
+        tuple(Precision(result.precision) for result in audit.quantized) if bits is None else parse_precisions(bits)
+    )
+    if not precisions:
+        raise OptionError("there is nothing to judge: fp32 is the baseline, and no other precision is named")
+    names = [precision.name for precision in precisions]
+    check_limits_bind({check: bound}, names)
+    unbound = [name for name in names if bound.bound(name) is None]
+    if unbound:
+        raise OptionError(f"{CHECKS[check].keyword} is {limit!r}: it sets no limit for {', '.join(unbound)}")
+    verdicts = [
+        judge_one(audit, CHECKS[check], value, name, min_group_size=min_group_size)
+        for name in names
+        if (value := bound.bound(name)) is not None
+    ]
+    enforce(verdicts, audit, insufficient)

@@ -1,0 +1,170 @@
+"""What can be judged, and the limits that a user sets, as the exact decimals that were typed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+from qfair_check.errors import OptionError
+from qfair_check.precision import Precision
+
+DEFAULT_MIN_GROUP_SIZE = 30
+
+Insufficient = Literal["fail", "warn", "pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One quantity that a limit can bind.
+
+    Parameters
+    ----------
+    name : str
+        As in a test id, such as ``fvo-increase``.
+    keyword : str
+        As in an option, a marker or a Python call, such as ``max_fvo_increase``.
+    phrase : str
+        What the limit says, such as ``FVO increase``.
+    default : str or None
+        The limit of the built-in gate when the user sets none; None binds only when set.
+    highest : int
+        The largest limit that makes sense.
+    in_gate : bool
+        Whether the built-in gate has an option for it.
+    """
+
+    name: str
+    keyword: str
+    phrase: str
+    default: str | None = None
+    highest: int = 1
+    in_gate: bool = True
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether values above the limit fail, rather than values below."""
+        return self.keyword.startswith("max_")
+
+
+CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        Check("fvo", "max_fvo", "FVO"),
+        Check("fvo-increase", "max_fvo_increase", "FVO increase", "0.05"),
+        Check("group-drop", "max_group_drop", "worst group's accuracy drop", "0.05"),
+        Check("accuracy", "min_accuracy", "overall accuracy"),
+        Check("accuracy-drop", "max_accuracy_drop", "overall accuracy drop", "0.02"),
+        Check("worst-group-accuracy", "min_worst_group_accuracy", "worst group's accuracy", in_gate=False),
+        Check("flip-rate", "max_flip_rate", "worst group's flip rate", in_gate=False),
+        Check("cosine-distance", "max_cosine_distance", "worst group's cosine distance", None, 2, False),
+        Check("sparsity", "max_sparsity", "sparsity", in_gate=False),
+    )
+}
+GATE_CHECKS: tuple[Check, ...] = tuple(check for check in CHECKS.values() if check.in_gate)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit for every precision, for some, or both.
+
+    Parameters
+    ----------
+    everywhere : Decimal or None
+        Binds at each precision that `at` does not name.
+    at : tuple of (str, Decimal)
+        Limits by precision.
+
+    Examples
+    --------
+    >>> limit = Limit.parse("0.1,int4=0.15", CHECKS["fvo"])
+    >>> limit.bound("int8"), limit.bound("int4")
+    (Decimal('0.1'), Decimal('0.15'))
+    >>> Limit.parse("nan", CHECKS["fvo"])
+    Traceback (most recent call last):
+        ...
+    qfair_check.errors.OptionError: max_fvo is 'nan': a limit is a number from 0 to 1
+    """
+
+    everywhere: Decimal | None
+    at: tuple[tuple[str, Decimal], ...] = ()
+
+    def bound(self, precision: str) -> Decimal | None:
+        """Return the limit at a precision; None where none binds."""
+        return dict(self.at).get(precision, self.everywhere)
+
+    @classmethod
+    def parse(cls, given: object, check: Check) -> "Limit":
+        """Read ``0.1``, ``"0.1"`` or ``"0.1,int4=0.15"``.
+
+        Raises
+        ------
+        OptionError
+            If it is no finite number in the range of the check, or a precision is unknown or named twice.
+        """
+        everywhere: Decimal | None = None
+        at: dict[str, Decimal] = {}
+        for part in str(given).split(","):
+            precision, equals, number = part.rpartition("=")
+            value = _number(number, given, check)
+            if not equals:
+                if everywhere is not None:
+                    raise OptionError(f"{check.keyword} is {given!r}: it sets the limit for all precisions twice")
+                everywhere = value
+                continue
+            name = Precision.parse(precision).name
+            if name in at:
+                raise OptionError(f"{check.keyword} is {given!r}: it sets the limit for {name} twice")
+            at[name] = value
+        return cls(everywhere, tuple(at.items()))
+
+    def __str__(self) -> str:
+        parts = [] if self.everywhere is None else [str(self.everywhere)]
+        return ", ".join(parts + [f"{name}={value}" for name, value in self.at])
+
+
+Limits = Mapping[str, Limit]
+
+
+def gate_limits(given: Mapping[str, object]) -> dict[str, Limit]:
+    """Return the limits of the built-in gate by check name: those given by keyword (None: not given), and defaults.
+
+    Raises
+    ------
+    OptionError
+        If a limit makes no sense.
+
+    Examples
+    --------
+    >>> {name: str(limit) for name, limit in gate_limits({"max_fvo": "0.3"}).items()}
+    {'fvo': '0.3', 'fvo-increase': '0.05', 'group-drop': '0.05', 'accuracy-drop': '0.02'}
+    """
+    chosen = {check: check.default if (value := given.get(check.keyword)) is None else value for check in GATE_CHECKS}
+    return {check.name: Limit.parse(value, check) for check, value in chosen.items() if value is not None}
+
+
+def check_limits_bind(limits: Limits, precisions: Iterable[str]) -> None:
+    """Refuse limits for precisions that are not audited: they would never bind.
+
+    Raises
+    ------
+    OptionError
+        Naming the limit and the audited precisions.
+    """
+    audited = list(precisions)
+    for name, limit in limits.items():
+        for precision, _ in limit.at:
+            if precision not in audited:
+                raise OptionError(
+                    f"{CHECKS[name].keyword} sets a limit for {precision}, which is not audited: "
+                    f"audited are {', '.join(audited) or 'none'}"
+                )
+
+
+def _number(text: str, given: object, check: Check) -> Decimal:
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not (value.is_finite() and 0 <= value <= check.highest):
+        raise OptionError(f"{check.keyword} is {given!r}: a limit is a number from 0 to {check.highest}")
+    return value

@@ -1,0 +1,163 @@
+"""What a verdict says: the one place where its words are."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from wcwidth import wcswidth
+
+from qfair_check.judge.limits import CHECKS, Check
+from qfair_check.judge.statistics import wilson_interval
+from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.record import Audit, Measures
+
+NAME_WIDTH = 40
+_ELLIPSIS = "…"
+
+
+def describe(verdict: Verdict, audit: Audit) -> str:
+    """Return what the verdict says: a headline, then the groups that make the value with n and interval.
+
+    Intervals are Wilson's, 95%, of the accuracy at the judged precision.
+    """
+    check = CHECKS[verdict.check]
+    if verdict.outcome is Outcome.INSUFFICIENT or verdict.measured is None:
+        return _insufficient(verdict, check)
+    headline = _HEADLINES[verdict.check](verdict, audit)
+    rows = _group_rows(verdict, audit)
+    unjudged = [f"  not judged  {printable(reason)}" for reason in verdict.reasons]
+    return "\n".join([headline, *rows, *unjudged])
+
+
+def printable(text: str) -> str:
+    """Return the text with control and other unprintable characters escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def shown_name(name: str, width: int = NAME_WIDTH) -> str:
+    """Return a group name fit for a terminal: printable, and at most `width` columns wide."""
+    clean = printable(name)
+    if wcswidth(clean) <= width:
+        return clean
+    kept = clean
+    while wcswidth(kept) > width - 1:
+        kept = kept[:-1]
+    return kept + _ELLIPSIS
+
+
+def padded(text: str, width: int) -> str:
+    """Return the text with blanks up to `width` terminal columns."""
+    return text + " " * max(0, width - wcswidth(text))
+
+
+def interval_text(group: Measures) -> str:
+    """Return the group's accuracy interval as ``[0.020, 0.072]``; empty where accuracy is not defined."""
+    if group.correct is None or not group.samples:
+        return ""
+    low, high = wilson_interval(group.correct, group.samples)
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _insufficient(verdict: Verdict, check: Check) -> str:
+    lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
+    lines += [f"  because  {printable(reason)}" for reason in verdict.reasons]
+    if verdict.measured is not None:
+        lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
+    lines.append(
+        "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
+        "--qfair-insufficient=warn goes on all the same"
+    )
+    return "\n".join(lines)
+
+
+def _gap_headline(verdict: Verdict, audit: Audit) -> str:
+    added = ""
+    if verdict.baseline is not None and verdict.measured is not None:
+        change = float(verdict.measured - verdict.baseline)
+        verb = "added" if change >= 0 else "removed"
+        added = f" (fp32: {float(verdict.baseline):.3f}, so quantization {verb} {abs(change):.3f})"
+    return _compared(verdict, f"FVO at {verdict.precision} is {{}}") + added
+
+
+def _gap_increase_headline(verdict: Verdict, audit: Audit) -> str:
+    before, change = verdict.baseline or Fraction(0), verdict.measured or Fraction(0)
+    after = f" (fp32: {float(before):.3f}, {verdict.precision}: {float(before + change):.3f})"
+    return _compared(verdict, f"FVO increase at {verdict.precision} is {{}}") + after
+
+
+def _drop_headline(verdict: Verdict, audit: Audit) -> str:
+    name = shown_name(audit.groups[verdict.lowest or 0])
+    return _compared(verdict, f"accuracy drop of {name} at {verdict.precision} is {{}}")
+
+
+def _accuracy_headline(verdict: Verdict, audit: Audit) -> str:
+    before = audit.fp32.overall.accuracy
+    tail = "" if before is None else f" (fp32: {before:.3f})"
+    return _compared(verdict, f"overall accuracy at {verdict.precision} is {{}}") + tail
+
+
+def _overall_drop_headline(verdict: Verdict, audit: Audit) -> str:
+    before, drop = verdict.baseline or Fraction(0), verdict.measured or Fraction(0)
+    tail = f" (fp32: {float(before):.3f}, {verdict.precision}: {float(before - drop):.3f})"
+    return _compared(verdict, f"overall accuracy drop at {verdict.precision} is {{}}") + tail
+
+
+def _plain_headline(verdict: Verdict, audit: Audit) -> str:
+    return _compared(verdict, f"{CHECKS[verdict.check].phrase} at {verdict.precision} is {{}}")
+
+
+_HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
+    "fvo": _gap_headline,
+    "fvo-increase": _gap_increase_headline,
+    "group-drop": _drop_headline,
+    "accuracy": _accuracy_headline,
+    "accuracy-drop": _overall_drop_headline,
+    "worst-group-accuracy": _plain_headline,
+    "flip-rate": _plain_headline,
+    "cosine-distance": _plain_headline,
+    "sparsity": _plain_headline,
+}
+
+
+def _compared(verdict: Verdict, phrase: str) -> str:
+    """Return the phrase with the value and its limit, with digits enough to tell them apart."""
+    measured, limit = float(verdict.measured or 0), float(verdict.limit)
+    digits = 3
+    while (
+        verdict.measured != Fraction(verdict.limit) and digits < 9 and f"{measured:.{digits}f}" == f"{limit:.{digits}f}"
+    ):
+        digits += 1
+    side = "within"
+    if verdict.outcome is Outcome.FAIL:
+        side = "above" if CHECKS[verdict.check].is_ceiling else "below"
+    return phrase.format(f"{measured:.{digits}f}") + f", {side} the limit {limit:.{digits}f}"
+
+
+def _group_rows(verdict: Verdict, audit: Audit) -> list[str]:
+    marked = [("worst", verdict.lowest), ("best", verdict.highest)]
+    shown = [(mark, index) for mark, index in marked if index is not None]
+    if not shown and verdict.check in ("accuracy", "accuracy-drop"):
+        return _overall_row(verdict, audit)
+    result = audit.at(verdict.precision)
+    names = [shown_name(audit.groups[index]) for _, index in shown]
+    counts = [f"n={result.groups[index].samples}" for _, index in shown]
+    name_width = max(map(wcswidth, names), default=0)
+    count_width = max(map(len, counts), default=0)
+    return [
+        f"  {mark:<5}  {padded(name, name_width)}  {count:<{count_width}}   accuracy "
+        f"{_change(audit.fp32.groups[index], result.groups[index])}  {interval_text(result.groups[index])}"
+        for (mark, index), name, count in zip(shown, names, counts, strict=True)
+    ]
+
+
+def _overall_row(verdict: Verdict, audit: Audit) -> list[str]:
+    overall = audit.at(verdict.precision).overall
+    change = _change(audit.fp32.overall, overall)
+    return [f"  all    n={overall.samples}   accuracy {change}  {interval_text(overall)}"]
+
+
+def _change(before: Measures, after: Measures) -> str:
+    start = "undefined" if before.accuracy is None else f"{before.accuracy:.3f}"
+    end = "undefined" if after.accuracy is None else f"{after.accuracy:.3f}"
+    return f"{start} → {end}"

@@ -1,0 +1,271 @@
+"""An audit and limits become verdicts: pure, exact, and the same wherever they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+
+from qfair_check.errors import OptionError
+from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check, Limits
+from qfair_check.precision import Precision
+from qfair_check.record import Audit, Measures, PrecisionResult, accuracy_gap
+
+
+class Outcome(StrEnum):
+    """How a quantity stands against its limit."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INSUFFICIENT = "insufficient"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One quantity at one precision against one limit.
+
+    Parameters
+    ----------
+    check : str
+        Name of the check, such as ``fvo``.
+    precision : str
+        Such as ``int4``.
+    limit : Decimal
+        As the user typed it.
+    measured : Fraction or None
+        Exact where it comes from counts. Over the groups that can be judged, if there are others.
+    baseline : Fraction or None
+        The same quantity at fp32, where it has one.
+    outcome : Outcome
+    lowest, highest : int or None
+        Positions in `Audit.groups` of the groups that make the value.
+    reasons : tuple of str
+        Why something could not be judged.
+    """
+
+    check: str
+    precision: str
+    limit: Decimal
+    measured: Fraction | None
+    baseline: Fraction | None
+    outcome: Outcome
+    lowest: int | None
+    highest: int | None
+    reasons: tuple[str, ...]
+
+
+def judge_audit(audit: Audit, limits: Limits, *, min_group_size: int = DEFAULT_MIN_GROUP_SIZE) -> tuple[Verdict, ...]:
+    """Judge every limit at every precision where it binds; fp32 is never judged.
+
+    A value equal to its limit passes. A group that is empty, under `min_group_size` or without a defined
+    value makes the verdict INSUFFICIENT, unless the other groups alone already break the limit.
+
+    Parameters
+    ----------
+    audit : Audit
+    limits : mapping of str to Limit
+        By name of the check.
+    min_group_size : int
+        Samples, at least 1.
+
+    Raises
+    ------
+    OptionError
+        If `min_group_size` makes no sense.
+    """
+    return tuple(
+        judge_one(audit, CHECKS[name], bound, result.precision, min_group_size=min_group_size)
+        for result in audit.quantized
+        for name, limit in limits.items()
+        if (bound := limit.bound(result.precision)) is not None
+    )
+
+
+def judge_one(
+    audit: Audit,
+    check: Check,
+    limit: Decimal,
+    precision: str | int | Precision,
+    *,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+) -> Verdict:
+    """Judge one limit at one precision.
+
+    Raises
+    ------
+    OptionError
+        If the audit does not hold the precision, or `min_group_size` makes no sense.
+    """
+    if min_group_size < 1:
+        raise OptionError(f"the smallest group size is {min_group_size}: it is at least 1")
+    result = audit.at(precision)
+    finding = _FINDINGS[check.name](audit, result, min_group_size)
+    measured = finding.measured
+    if measured is not None and _breaks(measured, limit, check):
+        outcome = Outcome.FAIL
+    elif measured is None or finding.reasons:
+        outcome = Outcome.INSUFFICIENT
+    else:
+        outcome = Outcome.PASS
+    return Verdict(
+        check.name,
+        result.precision,
+        limit,
+        measured,
+        finding.baseline,
+        outcome,
+        finding.lowest,
+        finding.highest,
+        finding.reasons,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    measured: Fraction | None
+    baseline: Fraction | None = None
+    lowest: int | None = None
+    highest: int | None = None
+    reasons: tuple[str, ...] = ()
+
+
+def _breaks(measured: Fraction, limit: Decimal, check: Check) -> bool:
+    bound = Fraction(limit)
+    return measured > bound if check.is_ceiling else measured < bound
+
+
+def _gap(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "accuracy", least)
+    if len(held) < 2:
+        return _Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
+    after = {group: _accuracy(result.groups[group]) for group in held}
+    before = [audit.fp32.groups[group].exact_accuracy for group in held]
+    known = [accuracy for accuracy in before if accuracy is not None]
+    baseline = accuracy_gap(known) if len(known) == len(held) else None
+    lowest, highest = min(held, key=after.__getitem__), max(held, key=after.__getitem__)
+    return _Finding(after[highest] - after[lowest], baseline, lowest, highest, reasons)
+
+
+def _gap_increase(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "accuracy_drop", least)
+    if len(held) < 2:
+        return _Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
+    after = {group: _accuracy(result.groups[group]) for group in held}
+    before = accuracy_gap([_accuracy(audit.fp32.groups[group]) for group in held])
+    lowest, highest = min(held, key=after.__getitem__), max(held, key=after.__getitem__)
+    return _Finding(after[highest] - after[lowest] - before, before, lowest, highest, reasons)
+
+
+def _worst_drop(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "accuracy_drop", least)
+    drops = {group: _drop(audit, result, group) for group in held}
+    return _largest(drops, reasons)
+
+
+def _worst_accuracy(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "accuracy", least)
+    if not held:
+        return _Finding(None, reasons=reasons)
+    lowest = min(held, key=lambda group: _accuracy(result.groups[group]))
+    return _Finding(
+        _accuracy(result.groups[lowest]),
+        audit.fp32.groups[lowest].exact_accuracy,
+        lowest,
+        reasons=reasons,
+    )
+
+
+def _worst_flip_rate(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "flip_rate", least)
+    groups = result.groups
+    return _largest({group: Fraction(groups[group].flips or 0, groups[group].samples) for group in held}, reasons)
+
+
+def _worst_cosine_distance(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    held, reasons = _judgeable(audit, result, "cosine_distance", least)
+    return _largest({group: Fraction(result.groups[group].cosine_distance or 0) for group in held}, reasons)
+
+
+def _overall_accuracy(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    reasons = _overall_reasons(result, "accuracy", least)
+    before = audit.fp32.overall.exact_accuracy
+    return _Finding(None if reasons else result.overall.exact_accuracy, before, reasons=reasons)
+
+
+def _overall_drop(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    reasons = _overall_reasons(result, "accuracy_drop", least)
+    after, before = result.overall.exact_accuracy, audit.fp32.overall.exact_accuracy
+    if reasons or after is None or before is None:
+        return _Finding(None, before, reasons=reasons)
+    return _Finding(before - after, before)
+
+
+def _sparsity(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+    before = audit.fp32.weights
+    if not result.weights.elements:
+        return _Finding(None, reasons=("the model has no quantized weights",))
+    return _Finding(
+        Fraction(result.weights.zeros, result.weights.elements),
+        Fraction(before.zeros, before.elements) if before.elements else None,
+    )
+
+
+_FINDINGS = {
+    "fvo": _gap,
+    "fvo-increase": _gap_increase,
+    "group-drop": _worst_drop,
+    "accuracy": _overall_accuracy,
+    "accuracy-drop": _overall_drop,
+    "worst-group-accuracy": _worst_accuracy,
+    "flip-rate": _worst_flip_rate,
+    "cosine-distance": _worst_cosine_distance,
+    "sparsity": _sparsity,
+}
+
+
+def _judgeable(audit: Audit, result: PrecisionResult, metric: str, least: int) -> tuple[list[int], tuple[str, ...]]:
+    """Return the groups that can be judged on a metric, and why the others cannot."""
+    held, reasons = [], []
+    for index, (name, group) in enumerate(zip(audit.groups, result.groups, strict=True)):
+        if group.undefined.get(metric):
+            reasons.append(f"group {name}: {group.undefined[metric]}")
+        elif getattr(group, metric) is None:
+            reasons.append(f"group {name}: the audit holds no {metric}")
+        elif group.samples < least:
+            reasons.append(f"group {name} has {group.samples} samples, and judging needs {least}")
+        else:
+            held.append(index)
+    return held, tuple(reasons)
+
+
+def _overall_reasons(result: PrecisionResult, metric: str, least: int) -> tuple[str, ...]:
+    overall = result.overall
+    if overall.undefined.get(metric):
+        return (overall.undefined[metric],)
+    if getattr(overall, metric) is None:
+        return (f"the audit holds no {metric}",)
+    if overall.samples < least:
+        return (f"there are {overall.samples} samples, and judging needs {least}",)
+    return ()
+
+
+def _too_few_groups(held: Sequence[int]) -> str:
+    return "a gap needs two groups, and there is only one to judge" if held else "there is no group to judge"
+
+
+def _largest(values: dict[int, Fraction], reasons: tuple[str, ...]) -> _Finding:
+    if not values:
+        return _Finding(None, reasons=reasons)
+    worst = max(values, key=values.__getitem__)
+    return _Finding(values[worst], None, worst, reasons=reasons)
+
+
+def _accuracy(group: Measures) -> Fraction:
+    accuracy = group.exact_accuracy
+    if accuracy is None:
+        raise OptionError("a group without samples has no accuracy")
+    return accuracy
+
+
+def _drop(audit: Audit, result: PrecisionResult, group: int) -> Fraction:
+    return _accuracy(audit.fp32.groups[group]) - _accuracy(result.groups[group])

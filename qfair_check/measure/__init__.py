@@ -1,0 +1,1 @@
+"""A model and grouped data become an audit."""

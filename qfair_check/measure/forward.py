@@ -1,0 +1,102 @@
+"""One copy of the model for each precision, on the device, as a function from a batch to float64 logits."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from qfair_check.errors import MeasureError
+from qfair_check.precision import Precision
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forward:
+    """A model at one precision; `computation` says in which arithmetic it runs."""
+
+    precision: Precision
+    computation: str
+    run: Callable[[Tensor], Any]
+
+    def logits(self, batch: Tensor) -> NDArray[np.float64]:
+        """Return the logits of a batch; shape (samples, classes).
+
+        Raises
+        ------
+        MeasureError
+            If the model answers with anything but finite-width logits, one row per sample.
+        """
+        answer = self.run(batch)
+        if not isinstance(answer, Tensor):
+            raise MeasureError(f"it returned a {type(answer).__name__}, not a tensor of logits")
+        if answer.ndim != 2 or answer.shape[0] != batch.shape[0] or answer.shape[1] < 2:
+            raise MeasureError(f"its output has shape {tuple(answer.shape)}, not ({batch.shape[0]}, number of classes)")
+        return np.asarray(answer.detach().to("cpu", torch.float64).numpy())
+
+
+def forward_at(precision: Precision, module: nn.Module, device: torch.device) -> Forward:
+    """Return the forward pass of a module whose weights are already at `precision`.
+
+    Integer precisions compute in fp32 on the dequantized weights. fp16 and bf16 compute in half precision on
+    an accelerator; on a CPU, where that is slow, weights and the result of every torch operation are rounded
+    to half and the arithmetic in between is fp32.
+
+    Parameters
+    ----------
+    precision : Precision
+    module : torch.nn.Module
+        In eval mode, float32, owned by the caller; it is moved to the device.
+    device : torch.device
+    """
+    half = _HALF.get(precision.name)
+    if half is None:
+        placed = module.to(device)
+        return Forward(precision, "fp32", lambda batch: placed(batch.to(device)))
+    if device.type == "cpu":
+        return Forward(precision, f"{precision}, emulated", lambda batch: _emulated(module, batch, half))
+    native = module.to(device, half)
+    return Forward(
+        precision,
+        f"{precision}, native",
+        lambda batch: native(batch.to(device, half) if batch.is_floating_point() else batch.to(device)),
+    )
+
+
+def _emulated(module: nn.Module, batch: Tensor, half: torch.dtype) -> Any:
+    start = batch.to(half).to(torch.float32) if batch.is_floating_point() else batch
+    with _RoundResults(half):
+        return module(start)
+
+
+class _RoundResults(TorchFunctionMode):
+    """Round the result of every torch operation to a half-precision type and back."""
+
+    def __init__(self, half: torch.dtype) -> None:
+        super().__init__()
+        self._half = half
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {id(value) for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        return pytree.tree_map(lambda value: self._rounded(value, given), result)
+
+    def _rounded(self, value: Any, given: set[int]) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        rounded = value.to(self._half).to(torch.float32)
+        if id(value) in given:
+            return value.copy_(rounded)
+        return value if torch.equal(rounded, value) else rounded

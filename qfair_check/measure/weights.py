@@ -1,0 +1,68 @@
+"""What a precision did to the weights: distance from fp32, sparsity and their distribution."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qfair_check.quantize.layers import quantizable_weights
+from qfair_check.quantize.model import QuantizedModel
+from qfair_check.record import Histogram, LayerWeights, Weights
+
+HISTOGRAM_BINS = 101
+
+
+def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
+    """Describe the quantized tensors of a model.
+
+    Absolute weight difference is sum_k abs(w~_k - w_k); sparsity is the share of exactly zero weights. The
+    histogram has 101 equal bins on [-reach, reach], the same at every precision, zero in the middle of one.
+
+    Parameters
+    ----------
+    quantized : QuantizedModel
+    reach : float
+        Largest absolute weight of the fp32 model.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eqs. (5) and (6), Fig. 4.
+    """
+    layers = tuple(
+        LayerWeights(
+            name=layer.name,
+            shape=layer.shape,
+            bits=layer.bits,
+            scale=layer.scale,
+            zero_point=layer.zero_point,
+            levels=layer.levels,
+            zeros=layer.zeros,
+            clipped=layer.clipped,
+            weight_difference=layer.difference,
+        )
+        for layer in quantized.layers
+    )
+    elements = sum(layer.elements for layer in quantized.layers)
+    zeros = sum(layer.zeros for layer in layers)
+    counts = np.zeros(HISTOGRAM_BINS, np.int64)
+    for _, weight, _ in quantizable_weights(quantized.module):
+        counts += _histogram(weight.detach(), reach)
+    return Weights(
+        elements=elements,
+        zeros=zeros,
+        sparsity=zeros / elements if elements else None,
+        weight_difference=sum(layer.weight_difference for layer in layers),
+        histogram=Histogram(-reach, reach, tuple(counts.tolist())),
+        layers=layers,
+    )
+
+
+def weight_reach(quantized: QuantizedModel) -> float:
+    """Return the largest absolute value among the quantizable weights; 1 if there is none or all are zero."""
+    largest = [
+        float(weight.detach().abs().max()) for _, weight, _ in quantizable_weights(quantized.module) if weight.numel()
+    ]
+    return max(largest, default=0.0) or 1.0
+
+
+def _histogram(weight: Tensor, reach: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    position = (weight.to("cpu", torch.float64).reshape(-1) + reach) * (HISTOGRAM_BINS / (2 * reach))
+    bins = position.to(torch.int64).clamp_(0, HISTOGRAM_BINS - 1)
+    return torch.bincount(bins, minlength=HISTOGRAM_BINS).numpy()

@@ -1,0 +1,177 @@
+"""The pytest plugin: options, markers and fixtures; everything else is imported when it is used."""
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qfair_check.fixture import QFair
+    from qfair_check.inputs.data import GroupedData
+    from qfair_check.inputs.model import Model
+    from qfair_check.precision import Precision
+    from qfair_check.record import Audit
+
+_SHORT_BITS = "--bits"
+_short_bits_taken = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer every option as ``--qfair-NAME`` and as ``qfair_NAME`` in the ini file."""
+    from qfair_check.options import PLUGIN_OPTIONS
+
+    group = parser.getgroup("qfair", "fairness of quantized models")
+    for option in PLUGIN_OPTIONS:
+        arguments: dict[str, Any] = {"dest": f"qfair_{option.key}", "default": None, "help": option.help}
+        if option.is_flag:
+            arguments |= {"action": "store_const", "const": "yes"}
+        else:
+            arguments["metavar"] = option.metavar
+            arguments["choices"] = option.choices or None
+        group.addoption(f"--qfair-{option.name}", **arguments)
+        parser.addini(f"qfair_{option.key}", f"ini twin of --qfair-{option.name}", default=None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None]:
+    """Add ``--bits`` once every initial conftest has had its say, and only where it is asked for.
+
+    Added always, it would break suites in which a nested conftest owns the name.
+    """
+    yield
+    wanted = any(arg.split("=")[0] in (_SHORT_BITS, "--help", "-h") for arg in args)
+    if wanted:
+        try:
+            parser.getgroup("qfair").addoption(
+                _SHORT_BITS, dest="qfair_bits", default=None, metavar="BITS", help="short for --qfair-bits"
+            )
+        except ValueError:
+            early_config.stash[_short_bits_taken] = True
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the gate up where an option asks for it."""
+    config.addinivalue_line(
+        "markers",
+        "qfair(bits=..., max_fvo=..., ...): bits and limits of the qfair fixture in this test; bare, for -m qfair",
+    )
+    from qfair_check.plugin_options import is_in_use
+
+    if not is_in_use(config):
+        return
+    if config.stash.get(_short_bits_taken, False) and not config.getoption("qfair_bits"):
+        raise pytest.UsageError(f"{_SHORT_BITS} belongs to another plugin or conftest here: say --qfair-bits instead")
+    from qfair_check.gate import Gate
+
+    config.pluginmanager.register(Gate.from_config(config), "qfair-gate")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give every worker of pytest-xdist the same folder for audits."""
+    from qfair_check.sources import SHARED_FOLDER, shared_folder_key
+
+    folder = node.config.stash.get(shared_folder_key, None)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="qfair-"))
+        node.config.stash[shared_folder_key] = folder
+        node.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    node.workerinput[SHARED_FOLDER] = str(folder)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses the qfair fixture once for each precision."""
+    if "qfair_precision" not in metafunc.fixturenames:
+        return
+    from qfair_check.plugin_options import precisions_for
+
+    precisions = precisions_for(metafunc.config, metafunc.definition)
+    metafunc.parametrize("qfair_precision", precisions, ids=[precision.name for precision in precisions])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse markers that make no sense."""
+    marked = [item for item in items if item.get_closest_marker("qfair")]
+    if marked:
+        from qfair_check.plugin_options import check_marker
+
+        for item in marked:
+            check_marker(item)
+
+
+@pytest.fixture(scope="session")
+def qfair_model(request: pytest.FixtureRequest) -> "Model":
+    """The model that ``--qfair-model`` names; override it in a conftest to give another."""
+    from qfair_check.sources import load_configured_model
+
+    return load_configured_model(request.config)
+
+
+@pytest.fixture(scope="session")
+def qfair_data(request: pytest.FixtureRequest) -> "GroupedData":
+    """The grouped data that ``--qfair-data`` names; override it in a conftest to give other data."""
+    from qfair_check.inputs.model import as_model
+    from qfair_check.sources import load_configured_data
+
+    return load_configured_data(request.config, as_model(request.getfixturevalue("qfair_model")))
+
+
+@pytest.fixture
+def qfair_audit(request: pytest.FixtureRequest) -> "Audit":
+    """The audit of the model at every requested precision, measured once for the same model and data."""
+    from qfair_check.plugin_options import precisions_for
+    from qfair_check.sources import audit_for
+
+    return audit_for(request, precisions_for(request.config, request.node))
+
+
+@pytest.fixture
+def qfair_precision() -> "Precision":
+    """The precision this test runs at: one of ``--bits``."""
+    raise pytest.UsageError("qfair_precision is set by the plugin, once for each of --bits")
+
+
+@pytest.fixture
+def qfair(request: pytest.FixtureRequest, qfair_precision: "Precision") -> Iterator["QFair"]:
+    """Assertions about the model at one precision; the test runs once for each of ``--bits``."""
+    from qfair_check.fixture import QFair
+    from qfair_check.plugin_options import judging_for, marked_limits, precisions_for
+    from qfair_check.sources import audit_for
+
+    audit = audit_for(request, precisions_for(request.config, request.node))
+    bound = QFair(audit, qfair_precision, judging_for(request.config, request.node))
+    yield bound
+    forgotten = marked_limits(request.node) - bound.judged
+    if forgotten and not request.node.stash.get(_call_failed, False):
+        names = ", ".join(sorted(forgotten))
+        pytest.fail(f"the marker sets {names}, and the test never judged it: call qfair.check()", pytrace=False)
+
+
+_call_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember a failed test: its fixture need not complain as well."""
+    report = yield
+    if report.when == "call" and not report.passed:
+        item.stash[_call_failed] = True
+    return report
+
+
+@pytest.fixture
+def qfair_quantized(request: pytest.FixtureRequest, qfair_precision: "Precision") -> "nn.Module":
+    """A new module: the model quantized to one precision, in eval mode; the test runs once for each of ``--bits``."""
+    from qfair_check.sources import quantized_for
+
+    return quantized_for(request, qfair_precision)

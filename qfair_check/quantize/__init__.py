@@ -1,0 +1,1 @@
+"""A model becomes a new model whose weights lie on a grid."""

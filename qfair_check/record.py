@@ -1,0 +1,385 @@
+"""The audit: everything that is known about one model on one grouped data set, as a frozen record."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.precision import Precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+DTDB_BINS = 50
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What was measured on one group of samples, or on all of them, at one precision.
+
+    A value that is not defined is None, and `undefined` says why by metric. `correct` counts samples whose
+    largest logit is the true class; the four paired counts compare with fp32 on the same samples; `flips`
+    counts predictions that changed, whether right or wrong. `dtdb` is the histogram of the softmax
+    probability of the true class over 50 equal bins on [0, 1].
+    """
+
+    samples: Count
+    correct: Count | None
+    accuracy: float | None
+    accuracy_drop: float | None
+    loss: float | None
+    cosine_distance: float | None
+    l1_distance: float | None
+    l2_distance: float | None
+    logit_variance: float | None
+    softmax_variance: float | None
+    prediction_probability: float | None
+    flips: Count | None
+    flip_rate: float | None
+    both_right: Count | None
+    right_to_wrong: Count | None
+    wrong_to_right: Count | None
+    both_wrong: Count | None
+    nonfinite: Count
+    null_logits: Count
+    dtdb: tuple[Count, ...]
+    undefined: dict[str, str]
+
+    @property
+    def exact_accuracy(self) -> Fraction | None:
+        """Accuracy as the fraction correct / samples; None where it is not defined."""
+        return None if self.correct is None or not self.samples else Fraction(self.correct, self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One quantized tensor: its grid, and what the grid did to it."""
+
+    name: str
+    shape: tuple[Count, ...]
+    bits: Count
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    levels: Count
+    zeros: Count
+    clipped: Count
+    weight_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts over equal bins on [low, high]."""
+
+    low: float
+    high: float
+    counts: tuple[Count, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All quantized tensors of the model at one precision."""
+
+    elements: Count
+    zeros: Count
+    sparsity: float | None
+    weight_difference: float
+    histogram: Histogram
+    layers: tuple[LayerWeights, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Recall of one class in every group (in the order of `Audit.groups`), and its largest gap.
+
+    The gap is over the groups that hold samples of the class; None with fewer than two such groups.
+    """
+
+    label: str
+    samples: tuple[Count, ...]
+    correct: tuple[Count, ...]
+    gap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionResult:
+    """Everything measured at one precision; `groups` follows the order of `Audit.groups`."""
+
+    precision: str
+    computation: str
+    overall: Measures
+    groups: tuple[Measures, ...]
+    fvo: float | None
+    fvo_increase: float | None
+    undefined: dict[str, str]
+    recalls: tuple[Recall, ...]
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Which weights were audited: the hash covers every name, shape, type and value of the state dict."""
+
+    sha256: str
+    parameters: Count
+    quantized_parameters: Count
+
+    @property
+    def quantized_share(self) -> float:
+        """Quantized parameters / all parameters."""
+        return self.quantized_parameters / self.parameters if self.parameters else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """Which samples were audited: the hash covers inputs as the model got them, labels and groups."""
+
+    sha256: str
+    samples: Count
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What else the measured numbers depend on."""
+
+    scheme: str
+    seed: int
+    chunk: Count
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputsRecord:
+    """Where model and data came from and how they were read."""
+
+    model: str
+    architecture: str | None
+    data: str
+    label: str | None
+    group_by: tuple[str, ...]
+    split: str | None
+    class_order: str
+    image_size: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """When, where and how this audit was made; outside every comparison of audits."""
+
+    created: str
+    command: tuple[str, ...]
+    seconds: float
+    platform: str
+    threads: Count
+    batch_size: Count
+    workers: Count
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One model on one grouped data set at several precisions; the first is always fp32.
+
+    `outcomes` maps a precision to packed bits, one per sample in dataset order, 1 where the prediction was
+    right (`right` unpacks them). They live in a side file named by `outcomes_sha256`, and are empty when it
+    is absent.
+
+    Examples
+    --------
+    >>> from qfair_check.record import Audit
+    >>> Audit.load("missing.json")
+    Traceback (most recent call last):
+        ...
+    qfair_check.errors.InputError: there is no audit file missing.json
+    """
+
+    schema_version: Count
+    model: ModelRecord
+    data: DataRecord
+    settings: Settings
+    groups: tuple[str, ...]
+    precisions: tuple[PrecisionResult, ...]
+    inputs: InputsRecord
+    run: RunRecord
+    outcomes_sha256: str
+    outcomes: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def fp32(self) -> PrecisionResult:
+        """The baseline."""
+        return self.precisions[0]
+
+    @property
+    def quantized(self) -> tuple[PrecisionResult, ...]:
+        """Every precision but the baseline."""
+        return self.precisions[1:]
+
+    def at(self, precision: str | int | Precision) -> PrecisionResult:
+        """Return what was measured at one precision.
+
+        Raises
+        ------
+        OptionError
+            If the audit does not hold it.
+        """
+        name = Precision.parse(precision).name
+        for result in self.precisions:
+            if result.precision == name:
+                return result
+        held = ", ".join(result.precision for result in self.precisions)
+        raise OptionError(f"the audit holds no {name}: it holds {held}; audit the model again with --bits {name}")
+
+    def right(self, precision: str | int | Precision) -> NDArray[np.bool_]:
+        """Return, per sample in dataset order, whether the prediction was right; shape (samples,).
+
+        Raises
+        ------
+        InputError
+            If the side file with the outcomes was not found beside the audit.
+        """
+        packed = self.outcomes.get(self.at(precision).precision)
+        if packed is None:
+            raise InputError(f"the per-sample outcomes (*.{self.outcomes_sha256[:16]}.outcomes.npy) are not there")
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self.data.samples, bitorder="little")
+        return bits.astype(np.bool_)
+
+    def measured_json(self) -> bytes:
+        """Return the JSON of everything that was measured, without `inputs` and `run`.
+
+        On the same device, build and thread count it is the same byte for byte, however the samples were
+        stored, batched or loaded.
+        """
+        held: dict[str, Any] = msgspec.to_builtins(self)
+        for outside in ("inputs", "run", "outcomes"):
+            del held[outside]
+        return msgspec.json.encode(held)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one row per precision, group and metric.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns precision, group (missing for overall values), metric, value (NaN where not defined), n.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(list(_rows(self)), columns=["precision", "group", "metric", "value", "n"])
+        return frame.astype({"group": "string", "value": "float64"})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the audit and, beside it, its outcomes; a reader sees the old file or the new one.
+
+        The outcomes go to ``<stem>.<first 16 digits of their hash>.outcomes.npy``.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written.
+        """
+        from qfair_check.audit_file import write_audit
+
+        write_audit(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Audit":
+        """Read an audit that `save` wrote, and its outcomes when they are beside it.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, it is no audit, it is of another schema version, or its numbers
+            contradict each other.
+        """
+        from qfair_check.audit_file import read_audit
+
+        return read_audit(Path(path))
+
+
+def accuracy_gap(accuracies: list[Fraction]) -> Fraction:
+    """Return the FVO of the paper's eq. (2): max over pairs of abs(acc_g - acc_g'), exactly.
+
+    Parameters
+    ----------
+    accuracies : list of Fraction
+        One accuracy per group, at least one.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
+
+    Examples
+    --------
+    >>> accuracy_gap([Fraction(9, 10), Fraction(1, 2), Fraction(7, 10)])
+    Fraction(2, 5)
+    """
+    return max(accuracies) - min(accuracies)
+
+
+def fvo(groups: tuple[Measures, ...]) -> float | None:
+    """Return the FVO of all groups; None if any of them has no accuracy, or there are fewer than two.
+
+    Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
+    """
+    gap = exact_fvo(groups)
+    return None if gap is None else float(gap)
+
+
+def fvo_increase(groups: tuple[Measures, ...], baseline: tuple[Measures, ...]) -> float | None:
+    """Return FVO(quantized) - FVO(fp32); None where either is not defined."""
+    after, before = exact_fvo(groups), exact_fvo(baseline)
+    return None if after is None or before is None else float(after - before)
+
+
+def exact_fvo(groups: Sequence[Measures]) -> Fraction | None:
+    """Return the FVO as an exact fraction; None if a group has no accuracy, or there are fewer than two."""
+    accuracies = [accuracy for group in groups if (accuracy := group.exact_accuracy) is not None]
+    if len(accuracies) < len(groups) or len(groups) < 2:
+        return None
+    return accuracy_gap(accuracies)
+
+
+_GROUP_METRICS = (
+    "accuracy",
+    "accuracy_drop",
+    "loss",
+    "cosine_distance",
+    "l1_distance",
+    "l2_distance",
+    "logit_variance",
+    "softmax_variance",
+    "prediction_probability",
+    "flip_rate",
+)
+
+
+def _rows(audit: Audit) -> Iterator[tuple[str, str | None, str, float | None, int]]:
+    for result in audit.precisions:
+        for group, measures in zip(audit.groups, result.groups, strict=True):
+            for metric in _GROUP_METRICS:
+                yield result.precision, group, metric, getattr(measures, metric), measures.samples
+        n = result.overall.samples
+        yield result.precision, None, "overall_accuracy", result.overall.accuracy, n
+        yield result.precision, None, "fvo", result.fvo, n
+        yield result.precision, None, "fvo_increase", result.fvo_increase, n
+        for metric in _GROUP_METRICS[1:]:
+            yield result.precision, None, metric, getattr(result.overall, metric), n
+        yield result.precision, None, "sparsity", result.weights.sparsity, result.weights.elements
+        yield (
+            result.precision,
+            None,
+            "weight_difference",
+            result.weights.weight_difference,
+            result.weights.elements,
+        )

@@ -1,0 +1,1 @@
+"""An audit and verdicts become something a person reads."""

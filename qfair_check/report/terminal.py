@@ -1,0 +1,175 @@
+"""The audit as a table for a terminal: groups as rows, precisions as columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wcwidth import wcswidth
+
+from qfair_check.judge.text import padded, printable, shown_name
+from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.record import Audit, Measures, PrecisionResult
+
+MOST_GROUPS = 30
+_NAME_WIDTH = 28
+_LEAST_SHARE = 0.9
+_UNDEFINED = "undefined"
+_STYLES = {"": "", "bad": "\x1b[31m", "good": "\x1b[32m", "unsure": "\x1b[33m", "head": "\x1b[1m"}
+_RESET = "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    text: str
+    style: str = ""
+
+
+def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour: bool = False) -> str:
+    """Return the table, with what a reader must know about the data above it.
+
+    Each cell holds the accuracy and its change from fp32; the worst group at each precision is marked with
+    an asterisk. Columns that do not fit the width go into further tables below; with more than 30 groups,
+    those with the lowest accuracy at the narrowest precision are shown.
+
+    Parameters
+    ----------
+    audit : Audit
+    verdicts : sequence of Verdict
+        May be empty; otherwise a last row says how each precision fared.
+    width : int
+        Terminal columns.
+    colour : bool
+        Whether to use ANSI colours.
+    """
+    shown, left_out = _shown_groups(audit)
+    lines = [*_preamble(audit), ""]
+    names = [shown_name(audit.groups[index], _NAME_WIDTH) for index in shown]
+    name_width = max(map(wcswidth, [*names, "overall"]))
+    count_width = len(f"{max(audit.data.samples, 1)}")
+    left = name_width + 2 + max(count_width, 1) + 2
+    for results in _blocks(audit, width - left):
+        rows = [_head(results)]
+        rows += [_group_row(audit, index, results) for index in shown]
+        rows += [_overall_row(audit, results), _fvo_row(audit, results)]
+        if verdicts:
+            rows.append(_gate_row(verdicts, results))
+        labels = ["group", *names, "overall", "FVO", "gate"]
+        counts = [
+            "n",
+            *(str(audit.fp32.groups[index].samples) for index in shown),
+            str(audit.data.samples),
+            "",
+            "",
+        ]
+        widths = [max(wcswidth(row[column].text) for row in rows) for column in range(len(results))]
+        for label, count, row in zip(labels, counts, rows, strict=False):
+            cells = "  ".join(_styled(cell, column, colour) for cell, column in zip(row, widths, strict=True))
+            lines.append(f"{padded(label, name_width)}  {count:>{count_width}}  {cells}".rstrip())
+        lines.append("")
+    lines.append("accuracy and its change from fp32; * marks the worst group")
+    if left_out:
+        lines.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
+    return "\n".join(lines) + "\n"
+
+
+def _preamble(audit: Audit) -> list[str]:
+    inputs = audit.inputs
+    architecture = f" ({printable(inputs.architecture)})" if inputs.architecture else ""
+    by = "by " + " × ".join(map(printable, inputs.group_by)) if inputs.group_by else "by class"
+    split = f", split {printable(inputs.split)}" if inputs.split else ""
+    share = audit.model.quantized_share
+    lines = [
+        f"model   {printable(inputs.model)}{architecture}, {audit.model.parameters:,} parameters, "
+        f"{share:.1%} of them quantized, {audit.settings.scheme}",
+        f"data    {printable(inputs.data)}{split}, {audit.data.samples:,} samples, {len(audit.groups)} groups {by}",
+    ]
+    if audit.model.parameters and share < _LEAST_SHARE:
+        lines.append(f"warning  only {share:.1%} of the parameters lie in layers that are quantized")
+    lines += [f"note    {printable(notice)}" for notice in inputs.notices]
+    emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
+    lines += [f"note    {computation}" for computation in emulated]
+    return lines
+
+
+def _shown_groups(audit: Audit) -> tuple[list[int], int]:
+    indices = list(range(len(audit.groups)))
+    if len(indices) <= MOST_GROUPS:
+        return indices, 0
+    narrowest = audit.precisions[-1].groups
+
+    def by_accuracy(index: int) -> float:
+        accuracy = narrowest[index].accuracy
+        return -1.0 if accuracy is None else accuracy
+
+    return sorted(indices, key=by_accuracy)[:MOST_GROUPS], len(indices) - MOST_GROUPS
+
+
+def _blocks(audit: Audit, room: int) -> list[list[PrecisionResult]]:
+    """Split the precisions into runs whose columns fit."""
+    per_column = len("0.000 +0.000 *") + 2
+    fitting = max(1, room // per_column)
+    results = list(audit.precisions)
+    return [results[start : start + fitting] for start in range(0, len(results), fitting)]
+
+
+def _head(results: Sequence[PrecisionResult]) -> list[_Cell]:
+    return [_Cell(result.precision, "head") for result in results]
+
+
+def _group_row(audit: Audit, index: int, results: Sequence[PrecisionResult]) -> list[_Cell]:
+    return [_cell(result.groups[index], result, index == _worst(result)) for result in results]
+
+
+def _overall_row(audit: Audit, results: Sequence[PrecisionResult]) -> list[_Cell]:
+    return [_cell(result.overall, result, False) for result in results]
+
+
+def _fvo_row(audit: Audit, results: Sequence[PrecisionResult]) -> list[_Cell]:
+    cells = []
+    for result in results:
+        if result.fvo is None:
+            cells.append(_Cell(_UNDEFINED, "unsure"))
+        else:
+            change = "" if result is audit.fp32 or result.fvo_increase is None else f" {_signed(result.fvo_increase)}"
+            cells.append(_Cell(f"{result.fvo:.3f}{change}"))
+    return cells
+
+
+def _gate_row(verdicts: Sequence[Verdict], results: Sequence[PrecisionResult]) -> list[_Cell]:
+    return [
+        _gate_cell([verdict for verdict in verdicts if verdict.precision == result.precision]) for result in results
+    ]
+
+
+def _gate_cell(verdicts: Sequence[Verdict]) -> _Cell:
+    if not verdicts:
+        return _Cell("-")
+    outcomes = {verdict.outcome for verdict in verdicts}
+    if Outcome.FAIL in outcomes:
+        return _Cell("FAIL", "bad")
+    if Outcome.INSUFFICIENT in outcomes:
+        return _Cell("insufficient", "unsure")
+    return _Cell("pass", "good")
+
+
+def _worst(result: PrecisionResult) -> int | None:
+    known = [(group.exact_accuracy, index) for index, group in enumerate(result.groups)]
+    defined = [(accuracy, index) for accuracy, index in known if accuracy is not None]
+    return min(defined)[1] if len(defined) > 1 else None
+
+
+def _cell(measures: Measures, result: PrecisionResult, is_worst: bool) -> _Cell:
+    if measures.accuracy is None:
+        return _Cell("no samples" if not measures.samples else _UNDEFINED, "unsure")
+    change = ""
+    if result.precision != "fp32" and measures.accuracy_drop is not None:
+        change = f" {_signed(-measures.accuracy_drop)}"
+    return _Cell(f"{measures.accuracy:.3f}{change}{' *' if is_worst else ''}", "bad" if is_worst else "")
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:+.3f}"
+
+
+def _styled(cell: _Cell, width: int, colour: bool) -> str:
+    text = padded(cell.text, width)
+    return f"{_STYLES[cell.style]}{text}{_RESET}" if colour and cell.style else text

@@ -1,0 +1,181 @@
+"""Models, data and audits for the tests of one pytest run: loaded once, measured once, shared by workers."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+
+from qfair_check.errors import InputError, OptionError, QFairError
+from qfair_check.options import MeasureOptions, data_options, measure_options, model_options
+from qfair_check.plugin_options import lookup
+from qfair_check.precision import Precision
+from qfair_check.record import Audit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qfair_check.inputs.data import GroupedData
+    from qfair_check.inputs.model import Model
+    from qfair_check.measure.run import Progress
+
+SHARED_FOLDER = "qfair_shared_folder"
+
+NO_MODEL = "no model is given: pass --qfair-model FILE, or override the fixture qfair_model in a conftest.py"
+NO_DATA = "no grouped data is given: pass --qfair-data FILE, or override the fixture qfair_data in a conftest.py"
+
+_model = pytest.StashKey["Model"]()
+_data = pytest.StashKey["GroupedData"]()
+_audits = pytest.StashKey[dict[str, list[Audit]]]()
+
+
+@contextmanager
+def without_traceback() -> Iterator[None]:
+    """Turn an error of this package into a failed fixture that shows its message alone."""
+    try:
+        yield
+    except QFairError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def load_configured_model(config: pytest.Config) -> "Model":
+    """Load the model that the options name, once for each run."""
+    from qfair_check.inputs.model import read_model
+
+    if _model not in config.stash:
+        with without_traceback():
+            options = model_options(lookup(config))
+            if options is None:
+                raise OptionError(NO_MODEL)
+            config.stash[_model] = read_model(options)
+    return config.stash[_model]
+
+
+def load_configured_data(config: pytest.Config, model: "Model | None") -> "GroupedData":
+    """Load the data that the options name, once for each run; the model may name classes and preprocessing."""
+    from qfair_check.inputs.data import read_data
+
+    if _data not in config.stash:
+        with without_traceback():
+            options = data_options(lookup(config))
+            if options is None:
+                raise OptionError(NO_DATA)
+            config.stash[_data] = read_data(
+                options,
+                model_classes=model.classes if model else (),
+                model_preprocessing=model.preprocessing if model else None,
+            )
+    return config.stash[_data]
+
+
+def saved_audit(config: pytest.Config) -> Audit | None:
+    """Return the audit that ``--qfair-audit`` names, if it does."""
+    path = lookup(config)("audit")
+    return Audit.load(path) if path else None
+
+
+def audit_for(request: pytest.FixtureRequest, precisions: Sequence[Precision]) -> Audit:
+    """Return an audit of the model and data that this test sees, at these precisions at least."""
+    with without_traceback():
+        saved = saved_audit(request.config)
+        if saved is not None:
+            for precision in precisions:
+                saved.at(precision)
+            return saved
+        from qfair_check.inputs.data import as_grouped_data
+        from qfair_check.inputs.model import as_model
+
+        model = as_model(request.getfixturevalue("qfair_model"))
+        data = as_grouped_data(request.getfixturevalue("qfair_data"))
+        return measured_audit(request.config, model, data, precisions)
+
+
+def quantized_for(request: pytest.FixtureRequest, precision: Precision) -> "nn.Module":
+    """Return a new module: the model that this test sees, quantized."""
+    with without_traceback():
+        if lookup(request.config)("audit"):
+            raise OptionError("a saved audit holds no weights: qfair_quantized needs --qfair-model, not --qfair-audit")
+        from qfair_check.inputs.model import as_model
+        from qfair_check.quantize.model import quantize_model
+
+        module = as_model(request.getfixturevalue("qfair_model")).module
+        if module is None:
+            raise InputError("the model is a plain callable and has no weights to quantize")
+        return quantize_model(module, precision, measure_options(lookup(request.config)).scheme).module
+
+
+def measured_audit(
+    config: pytest.Config,
+    model: "Model",
+    data: "GroupedData",
+    precisions: Sequence[Precision],
+    progress: "Progress | None" = None,
+) -> Audit:
+    """Return an audit at these precisions at least, measured unless this run has it already.
+
+    Audits are known by the content of model and data, whichever fixture gave them. Workers of pytest-xdist
+    share them through a folder, under a lock.
+    """
+    options = measure_options(lookup(config))
+    key = _key(model, data, options)
+    held = config.stash.setdefault(_audits, {}).setdefault(key, [])
+    found = _covering(held, precisions)
+    if found is None:
+        folder = shared_folder(config) if model.module is not None else None
+        if folder is None:
+            found = _measure(config, model, data, precisions, options, progress)
+        else:
+            with FileLock(folder / f"{key}.lock"):
+                found = _covering(map(Audit.load, sorted(folder.glob(f"{key}-*.json"))), precisions)
+                if found is None:
+                    found = _measure(config, model, data, precisions, options, progress)
+                    found.save(folder / f"{key}-{'-'.join(map(str, precisions))}.json")
+        held.append(found)
+    return found
+
+
+def shared_folder(config: pytest.Config) -> Path | None:
+    """Return the folder that all processes of this run share, if there are several."""
+    if hasattr(config, "workerinput"):
+        return Path(config.workerinput[SHARED_FOLDER])
+    return config.stash.get(shared_folder_key, None)
+
+
+shared_folder_key = pytest.StashKey[Path]()
+
+
+def _measure(
+    config: pytest.Config,
+    model: "Model",
+    data: "GroupedData",
+    precisions: Sequence[Precision],
+    options: MeasureOptions,
+    progress: "Progress | None",
+) -> Audit:
+    from qfair_check.measure.run import audit
+
+    return audit(
+        model,
+        data,
+        precisions,
+        scheme=options.scheme,
+        device=options.device,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        seed=options.seed,
+        command=("pytest", *map(str, config.invocation_params.args)),
+        progress=progress,
+    )
+
+
+def _covering(audits: "Iterator[Audit] | list[Audit] | map[Audit]", precisions: Sequence[Precision]) -> Audit | None:
+    names = {precision.name for precision in precisions}
+    return next((audit for audit in audits if names <= {result.precision for result in audit.precisions}), None)
+
+
+def _key(model: "Model", data: "GroupedData", options: MeasureOptions) -> str:
+    parts = (model.sha256, repr(model.forward), data.key, options.scheme, str(options.seed), options.device)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,118 @@
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from qfair_check.audit_file import outcomes_digest, pack_outcomes
+from qfair_check.record import (
+    Audit,
+    DataRecord,
+    Histogram,
+    InputsRecord,
+    LayerWeights,
+    Measures,
+    ModelRecord,
+    PrecisionResult,
+    RunRecord,
+    Settings,
+    Weights,
+)
+
+Counts = Mapping[str, int | None]
+
+
+def measures(samples: int, correct: int | None, before: int | None, **changes: object) -> Measures:
+    both = None if correct is None or before is None else min(correct, before)
+    reason = "no samples" if not samples else "1 of them has NaN or infinite logits"
+    known = correct is not None and before is not None and samples > 0
+    made = Measures(
+        samples=samples,
+        correct=correct,
+        accuracy=None if correct is None or not samples else correct / samples,
+        accuracy_drop=float(Fraction(before - correct, samples)) if known else None,
+        loss=0.5 if known else None,
+        cosine_distance=0.01 if known else None,
+        l1_distance=0.2 if known else None,
+        l2_distance=0.1 if known else None,
+        logit_variance=1.0 if known else None,
+        softmax_variance=0.1 if known else None,
+        prediction_probability=0.8 if known else None,
+        flips=abs(before - correct) if known else None,
+        flip_rate=abs(before - correct) / samples if known else None,
+        both_right=both,
+        right_to_wrong=before - both if known else None,
+        wrong_to_right=correct - both if known else None,
+        both_wrong=samples - max(before, correct) if known else None,
+        nonfinite=0 if correct is not None else 1,
+        null_logits=0,
+        dtdb=(samples, *[0] * 49) if known else (),
+        undefined={} if known else {"accuracy": reason, "accuracy_drop": reason, "flip_rate": reason},
+    )
+    return replace(made, **changes)
+
+
+def result(precision: str, samples: Counts, correct: Counts, before: Counts) -> PrecisionResult:
+    groups = tuple(measures(samples[name], correct[name], before[name]) for name in samples)
+    pooled = [None if None in counts.values() else sum(counts.values()) for counts in (correct, before)]
+    accuracies, bases = (
+        [Fraction(counts[name], samples[name]) for name in samples if counts[name] is not None and samples[name]]
+        for counts in (correct, before)
+    )
+    defined = len(accuracies) == len(samples) > 1
+    fvo = max(accuracies) - min(accuracies) if defined else None
+    both = defined and len(bases) == len(samples)
+    return PrecisionResult(
+        precision=precision,
+        computation="fp32",
+        overall=measures(sum(samples.values()), *pooled),
+        groups=groups,
+        fvo=None if fvo is None else float(fvo),
+        fvo_increase=float(fvo - (max(bases) - min(bases))) if both else None,
+        undefined={} if defined else {"fvo": "a group has no accuracy"},
+        recalls=(),
+        weights=Weights(
+            1000,
+            250,
+            0.25,
+            3.5,
+            Histogram(-1.0, 1.0, (1000, *[0] * 100)),
+            (LayerWeights("fc", (10, 100), 4, (0.1,), (0,), 15, 250, 0, 3.5),),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_audit() -> Callable[..., Audit]:
+    def make(samples: Mapping[str, int], **correct: Counts) -> Audit:
+        """Return an audit with these counts by group: `make({"A": 50}, fp32={"A": 40}, int4={"A": 30})`."""
+        total = sum(samples.values())
+        results = tuple(result(name, samples, counts, correct["fp32"]) for name, counts in correct.items())
+        right = {
+            name: np.array(
+                list(
+                    itertools.chain.from_iterable(
+                        [1] * (counts[group] or 0) + [0] * (samples[group] - (counts[group] or 0)) for group in samples
+                    )
+                ),
+                np.bool_,
+            )
+            for name, counts in correct.items()
+        }
+        outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
+        return Audit(
+            schema_version=1,
+            model=ModelRecord("m" * 64, 1100, 1000),
+            data=DataRecord("d" * 64, total, tuple(samples)),
+            settings=Settings("absmax/symmetric/per-tensor", 0, 64, "cpu"),
+            groups=tuple(samples),
+            precisions=results,
+            inputs=InputsRecord("m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), ()),
+            run=RunRecord("2026-01-01T00:00:00+00:00", ("qfair",), 1.0, "Linux", 2, 64, 0, {"torch": "2"}),
+            outcomes_sha256=outcomes_digest(outcomes),
+            outcomes=outcomes,
+        )
+
+    return make

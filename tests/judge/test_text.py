@@ -1,0 +1,116 @@
+from decimal import Decimal
+
+import pytest
+
+from qfair_check.judge.limits import CHECKS
+from qfair_check.judge.text import describe, shown_name
+from qfair_check.judge.verdicts import judge_one
+
+
+def say(audit, check, limit, precision="int3", **options):
+    return describe(judge_one(audit, CHECKS[check], Decimal(limit), precision, **options), audit)
+
+
+@pytest.fixture
+def faces(make_audit):
+    return make_audit(
+        {"White": 1452, "Black": 648, "Others": 234},
+        fp32={"White": 1310, "Black": 560, "Others": 56},
+        int3={"White": 1365, "Black": 540, "Others": 9},
+    )
+
+
+def test_fvo(faces):
+    assert say(faces, "fvo", "0.7") == (
+        "FVO at int3 is 0.902, above the limit 0.700 (fp32: 0.663, so quantization added 0.239)\n"
+        "  worst  Others  n=234    accuracy 0.239 → 0.038  [0.020, 0.071]\n"
+        "  best   White   n=1452   accuracy 0.902 → 0.940  [0.927, 0.951]"
+    )
+
+
+def test_fvo_increase(faces):
+    assert say(faces, "fvo-increase", "0.05") == (
+        "FVO increase at int3 is 0.239, above the limit 0.050 (fp32: 0.663, int3: 0.902)\n"
+        "  worst  Others  n=234    accuracy 0.239 → 0.038  [0.020, 0.071]\n"
+        "  best   White   n=1452   accuracy 0.902 → 0.940  [0.927, 0.951]"
+    )
+
+
+def test_group_drop(faces):
+    assert say(faces, "group-drop", "0.05") == (
+        "accuracy drop of Others at int3 is 0.201, above the limit 0.050\n"
+        "  worst  Others  n=234   accuracy 0.239 → 0.038  [0.020, 0.071]"
+    )
+
+
+def test_overall_accuracy(faces):
+    assert say(faces, "accuracy", "0.9") == (
+        "overall accuracy at int3 is 0.820, below the limit 0.900 (fp32: 0.825)\n"
+        "  all    n=2334   accuracy 0.825 → 0.820  [0.804, 0.835]"
+    )
+
+
+def test_overall_drop(faces):
+    assert say(faces, "accuracy-drop", "0.001") == (
+        "overall accuracy drop at int3 is 0.005, above the limit 0.001 (fp32: 0.825, int3: 0.820)\n"
+        "  all    n=2334   accuracy 0.825 → 0.820  [0.804, 0.835]"
+    )
+
+
+def test_a_pass_reads_alike(faces):
+    assert say(faces, "fvo", "0.95").splitlines()[0] == (
+        "FVO at int3 is 0.902, within the limit 0.950 (fp32: 0.663, so quantization added 0.239)"
+    )
+
+
+def test_what_quantization_removes(make_audit):
+    audit = make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 50}, int3={"A": 90, "B": 70})
+    assert "so quantization removed 0.200)" in say(audit, "fvo", "0.1")
+
+
+def test_digits_enough_to_tell_value_and_limit_apart(make_audit):
+    audit = make_audit({"A": 10000, "B": 10000}, fp32={"A": 9000, "B": 9000}, int3={"A": 9000, "B": 5999})
+    assert say(audit, "fvo", "0.3").startswith("FVO at int3 is 0.3001, above the limit 0.3000 (")
+
+
+def test_a_tie_is_within(make_audit):
+    audit = make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 90}, int3={"A": 90, "B": 60})
+    assert say(audit, "fvo", "0.3").startswith("FVO at int3 is 0.300, within the limit 0.300 (")
+
+
+def test_insufficient_names_group_and_cure(make_audit):
+    audit = make_audit(
+        {"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 80, "C": 9}
+    )
+    assert say(audit, "fvo", "0.7") == (
+        "FVO at int3 cannot be judged against the limit 0.7\n"
+        "  because  group C has 12 samples, and judging needs 30\n"
+        "  among the other groups it is 0.100\n"
+        "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
+        "--qfair-insufficient=warn goes on all the same"
+    )
+
+
+def test_a_failure_names_the_groups_that_were_not_judged(make_audit):
+    audit = make_audit(
+        {"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 10, "C": 9}
+    )
+    assert say(audit, "fvo", "0.7").splitlines()[-1] == (
+        "  not judged  group C has 12 samples, and judging needs 30"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Others", "Others"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("two\nlines", "two\\nlines"),
+        ("‮evil", "\\u202eevil"),
+        ("x" * 41, "x" * 39 + "…"),
+        ("日本" * 11, "日本" * 9 + "日…"),
+        ("<script>", "<script>"),
+    ],
+)
+def test_names_are_fit_for_a_terminal(name, shown):
+    assert shown_name(name) == shown
