@@ -343,11 +343,18 @@ def _overridden(config: pytest.Config) -> set[str]:
 
 
 def _take_gate_ids(config: pytest.Config) -> list[str]:
-    """Take ids of gate items out of the arguments, which pytest would look for as files."""
-    ids = [arg for arg in config.args if arg.startswith(f"{NODE}::")]
-    if ids:
-        config.args[:] = [arg for arg in config.args if arg not in ids]
-    return ids
+    """Take ids of gate items out of the arguments, which pytest would look for as files.
+
+    pytest shows ids relative to the working directory, so that the id may start with ``../qfair::``.
+    """
+    ids = {arg: f"{NODE}::{arg.partition('::')[2]}" for arg in config.args if _is_gate_id(config, arg)}
+    config.args[:] = [arg for arg in config.args if arg not in ids]
+    return list(ids.values())
+
+
+def _is_gate_id(config: pytest.Config, arg: str) -> bool:
+    path, separator, _ = arg.partition("::")
+    return bool(separator) and Path(path).name == NODE and not (config.invocation_params.dir / path).exists()
 
 
 def _from_fixtures(session: pytest.Session) -> tuple[Any, Any]:

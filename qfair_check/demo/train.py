@@ -58,7 +58,7 @@ def train_network(x: Tensor, y: Tensor) -> nn.Module:
             for start in range(0, len(y), BATCH):
                 batch = order[start : start + BATCH]
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+                torch.autograd.backward(nn.functional.cross_entropy(network(x[batch]), y[batch]))
                 optimizer.step()
     return network.eval()
 

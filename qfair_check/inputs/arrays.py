@@ -19,7 +19,7 @@ from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
 from qfair_check.inputs.options import DataOptions, Preprocessing
-from qfair_check.inputs.wording import counted, listed
+from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
 _BLOCK_VALUES = 2**24
@@ -124,10 +124,10 @@ def read_arrays(
 
 def _load(path: Path, source: str) -> Mapping[str, NDArray[Any]]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise InputError(f"{source} holds a single array: save x and y with np.savez(file, x=x, y=y)")
-        with file:
+        with path.open("rb") as stream:  # np.load leaves a damaged file open
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise InputError(f"{source} holds a single array: save x and y with np.savez(file, x=x, y=y)")
             held = file.files
             arrays = {name: file[name] for name in ("x", "y", "group") if name in held}
     except _DAMAGE as error:
@@ -239,7 +239,9 @@ def _samples(values: NDArray[Any], preprocessing: Preprocessing | None, notices:
 
 def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
     if isinstance(x, IterableDataset) or not isinstance(x, Sized):
-        raise InputError(f"x is a {type(x).__name__} without a length: give a map-style torch Dataset, or an array")
+        raise InputError(
+            f"x is a dataset without a length ({type(x).__name__}): give a map-style torch Dataset, or an array"
+        )
     if options.mean or options.std:
         raise OptionError("mean and std are for arrays: let the Dataset x normalize what it gives")
     if not len(x):
@@ -303,7 +305,7 @@ def _check_finite(values: NDArray[np.float32], what: str) -> None:
         bad = np.flatnonzero(~finite)
         raise InputError(
             f"{what} holds values that are not finite (NaN, infinite, or too large for float32) in "
-            f"{counted(len(bad), 'sample')}: {listed(f'sample {index}' for index in bad)}; correct or leave them out"
+            f"{counted(len(bad), 'sample')}: {located(bad.tolist(), 'sample {}'.format)}; correct or leave them out"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.inputs.wording import counted, listed
+from qfair_check.inputs.wording import counted, listed, located
 
 ClassOrder = Literal["given", "model", "sorted", "indices"]
 
@@ -62,8 +62,8 @@ class Names:
         missing = np.flatnonzero(self.codes < 0)
         if len(missing):
             raise InputError(
-                f"{what} is empty for {counted(len(missing), 'sample')}: {listed(map(where, missing.tolist()))}; fill it in, "
-                "or leave those samples out"
+                f"{what} is empty for {counted(len(missing), 'sample')}: {located(missing.tolist(), where)}; "
+                "fill it in, or leave those samples out"
             )
 
 
@@ -119,13 +119,15 @@ def assign_classes(
     """
     _require_distinct(given, model, option)
     names = given or model
+    known = f"known classes ({listed(names)})"
     order: ClassOrder = "given" if given else "model"
     notices: tuple[str, ...] = ()
     if given and model and given != model:
         notices = (f"class names: {listed(given)} as given; the model file has {listed(model)}",)
     if all(_INDEX.fullmatch(value) for value in labels.values) and not (set(labels.values) <= set(names)):
-        order = "indices"
-        index = {value: int(value) for value in labels.values if int(value) < (len(names) or _MOST_CLASSES)}
+        order, limit = "indices", len(names) or _MOST_CLASSES
+        known = f"class indices 0 to {limit - 1}" + (f" ({listed(names)})" if names else "")
+        index = {value: int(value) for value in labels.values if int(value) < limit}
         names = names or tuple(map(str, range(max(index.values(), default=-1) + 1)))
     else:
         if not names:
@@ -136,13 +138,11 @@ def assign_classes(
     indices = np.array([index.get(value, -1) for value in labels.values], np.int64)[labels.codes]
     unknown = np.flatnonzero(indices < 0)
     if len(unknown):
-        strange = [labels.values[code] for code in np.unique(labels.codes[unknown])]
-        known = f"{counted(len(names), 'known class')} ({listed(names)})" if names else "plausible class indices"
+        strange = listed(labels.values[code] for code in np.unique(labels.codes[unknown]))
         raise InputError(
-            f"{what} holds {listed(strange)}, not among the {known}"
-            + (f" with indices from 0 to {len(names) - 1}" if order == "indices" and names else "")
-            + f", for {counted(len(unknown), 'sample')}: {listed(map(where, unknown.tolist()))}; correct the labels, "
-            f"or pass {option} with all names in the order of the model's outputs"
+            f"{what} holds {strange}, not among the {known}, for {counted(len(unknown), 'sample')}: "
+            f"{located(unknown.tolist(), where)}; correct the labels, or pass {option} with all names in the order "
+            "of the model's outputs"
         )
     return Classes(indices, names, order, notices)
 

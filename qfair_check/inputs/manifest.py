@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import ImageFiles, check_preprocessing
 from qfair_check.inputs.labels import Names, assign_classes, intersect
 from qfair_check.inputs.options import DataOptions, Preprocessing
-from qfair_check.inputs.wording import counted, listed
+from qfair_check.inputs.wording import counted, listed, located
 
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path")
 _LABEL, _GROUP, _SPLIT = "label", "group", "split"
@@ -194,7 +195,7 @@ def _images(folder: Path, what: str, where: Rows, options: DataOptions, model: P
         Preprocessing(options.image_size or known.image_size, options.mean or known.mean, options.std or known.std),
         channels=3,
     )
-    digest = hashlib.sha256(str(folder.absolute()).encode())
+    digest = hashlib.sha256(os.fsencode(folder.absolute()))
     missing = []
     for index, name in enumerate(where.images):
         try:
@@ -207,7 +208,7 @@ def _images(folder: Path, what: str, where: Rows, options: DataOptions, model: P
             missing.append(index)
     if missing:
         raise InputError(
-            f"{what} names {counted(len(missing), 'image')} that cannot be found: {listed(map(where, missing))}; paths "
+            f"{what} names {counted(len(missing), 'image')} that cannot be found: {located(missing, where)}; paths "
             f"are relative to the folder of the manifest, {folder}"
         )
     notice = (

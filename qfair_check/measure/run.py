@@ -94,8 +94,8 @@ def audit(
     Examples
     --------
     >>> import qfair_check
-    >>> model, data = qfair_check.load_inputs("demo")
-    >>> audit = qfair_check.audit(model, data, bits=[8, 2])
+    >>> model = qfair_check.load_model("demo")
+    >>> audit = qfair_check.audit(model, qfair_check.load_data("demo", model=model), bits=[8, 2])
     >>> [result.precision for result in audit.precisions]
     ['fp32', 'int8', 'int2']
     >>> audit.at("int2").fvo > audit.at("fp32").fvo
@@ -302,7 +302,7 @@ def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
         group_by=data.group_by,
         split=data.split,
         class_order=data.class_order,
-        image_size=prepared and prepared.image_size,
+        image_size=prepared.image_size if prepared else None,
         mean=prepared.mean if prepared else (),
         std=prepared.std if prepared else (),
         notices=data.notices,

@@ -83,8 +83,8 @@ class Tally:
         n_groups : int
             Number of groups, also of those without a sample here.
         """
-        finite: Flags = np.isfinite(logits).all(axis=1)
-        both: Flags = finite & np.isfinite(baseline).all(axis=1)
+        finite: Flags = np.asarray(np.isfinite(logits).all(axis=1), np.bool_)
+        both: Flags = finite & np.asarray(np.isfinite(baseline).all(axis=1), np.bool_)
         z = np.where(finite[:, None], logits, 0.0)
         r = np.where(both[:, None], baseline, 0.0)
         rows = np.arange(len(z))

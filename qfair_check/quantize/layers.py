@@ -4,44 +4,64 @@ from collections.abc import Iterator
 
 from torch import nn
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from qfair_check.errors import InputError
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_TABLES = (nn.Linear, nn.Embedding, nn.EmbeddingBag)
+_ONE_WEIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Embedding, nn.EmbeddingBag)
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
-    """Yield name, parameter and axis of output channels of each tensor that is quantized.
+    """Yield the name, the parameter and the axis of output channels of each tensor that is quantized.
 
-    These are the weights of convolutions, linear layers and embeddings, the input projections of attention
-    and the weights of recurrent cells; biases and norms stay. A tied tensor comes once, by its first name.
+    These are the weights of convolutions, linear layers, embeddings, attention projections and recurrent
+    layers, in the order of `named_modules`. Biases and norms are not quantized. A tied tensor comes once.
 
     Parameters
     ----------
     module : torch.nn.Module
 
+    Raises
+    ------
+    InputError
+        If a weight is not a plain floating-point parameter (it is pruned or parametrized, or packed).
+
     Examples
     --------
-    >>> [name for name, _, _ in quantizable_weights(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))]
-    ['0.weight']
+    >>> net = nn.Sequential(nn.ConvTranspose2d(3, 8, 1), nn.BatchNorm2d(8), nn.LSTM(8, 4))
+    >>> [(name, axis) for name, _, axis in quantizable_weights(net)]
+    [('0.weight', 1), ('2.weight_ih_l0', 0), ('2.weight_hh_l0', 0)]
     """
     seen: set[int] = set()
     for prefix, layer in module.named_modules():
-        for name, parameter in layer.named_parameters(recurse=False):
-            axis = _channel_axis(layer, name)
-            if axis is None or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            yield f"{prefix}.{name}" if prefix else name, parameter, axis
+        axis = 1 if isinstance(layer, _TRANSPOSED) else 0
+        for name in _weight_names(layer):
+            weight = getattr(layer, name)
+            full_name = f"{prefix}.{name}" if prefix else name
+            _check_plain(weight, full_name)
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield full_name, weight, axis
 
 
-def _channel_axis(layer: nn.Module, name: str) -> int | None:
-    if isinstance(layer, _TRANSPOSED):
-        return 1 if name == "weight" else None
-    if isinstance(layer, _CONVOLUTIONS + _TABLES):
-        return 0 if name == "weight" else None
+def _weight_names(layer: nn.Module) -> list[str]:
+    if isinstance(layer, _ONE_WEIGHT):
+        return ["weight"]
     if isinstance(layer, nn.MultiheadAttention):
-        return 0 if name in _ATTENTION_WEIGHTS else None
-    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-        return 0 if name.startswith("weight_") else None
-    return None
+        return [name for name in _ATTENTION_WEIGHTS if getattr(layer, name) is not None]
+    if isinstance(layer, nn.RNNBase):
+        return [name for name in layer._flat_weights_names if name.startswith("weight_")]
+    return ["weight_ih", "weight_hh"] if isinstance(layer, nn.RNNCellBase) else []
+
+
+def _check_plain(weight: object, name: str) -> None:
+    if not isinstance(weight, nn.Parameter):
+        raise InputError(
+            f"{name} is not a parameter but computed from others (pruning, weight_norm or a parametrization): make "
+            "it one, such as by torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+        )
+    if isinstance(weight, nn.UninitializedParameter):
+        raise InputError(f"{name} has no shape yet: run one batch through the model first")
+    if not weight.is_floating_point():
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise InputError(f"{name} holds {kind}, not floating-point weights: give the model as it was trained")

@@ -1,27 +1,45 @@
 """A module becomes a new module whose weights lie on a grid."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from qfair_check.errors import InputError
+from qfair_check.errors import InputError, QFairError
 from qfair_check.precision import Precision
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.spec import Scheme
-from qfair_check.quantize.uniform import QuantizedTensor, quantize_tensor
+from qfair_check.quantize.uniform import quantize_tensor
 
-_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedLayer:
-    """One tensor: its grid, and what the grid did to it.
+    """One quantized tensor: its grid, and what the grid did to it.
 
-    `levels` counts the distinct codes in use (the most of any channel), `zeros` the exactly zero weights,
-    `clipped` the weights outside the grid; `difference` is sum abs(w~ - w).
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+    elements : int
+        Number of weights.
+    bits : int
+        Bits per weight.
+    scale : tuple of float
+        The step: one value, or one per channel; empty at a floating-point precision.
+    zero_point : tuple of int
+        The code of real 0, for each scale.
+    levels : int
+        Distinct codes in use, in the channel with the most; 0 at a floating-point precision.
+    zeros : int
+        Weights that are now exactly zero.
+    difference : float
+        sum |w~ - w|, in float64.
+    clipped : int
+        Weights that fell beyond the ends of the grid.
     """
 
     name: str
@@ -32,13 +50,13 @@ class QuantizedLayer:
     zero_point: tuple[int, ...]
     levels: int
     zeros: int
-    clipped: int
     difference: float
+    clipped: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedModel:
-    """A new module in eval mode, in float32, its weights at one precision, and an account of each tensor."""
+    """A new module, in float32 and eval mode, whose weights have the values of one precision."""
 
     module: nn.Module
     precision: Precision
@@ -49,123 +67,153 @@ class QuantizedModel:
 def quantize_model(
     module: nn.Module, precision: str | int | Precision, scheme: str | Scheme = "absmax"
 ) -> QuantizedModel:
-    """Quantize the weights of a copy of a module, without retraining.
+    """Return a copy of a module with its weights rounded to a precision, w~ = S (q - z), without retraining.
 
-    Integer precisions put each quantizable tensor on its grid and back (w~ = S * q); biases and norms stay.
-    fp16 and bf16 round every parameter and buffer. fp32 changes nothing.
+    An integer precision rounds the weights of `quantizable_weights`; biases, norms and buffers stay. fp16 and
+    bf16 round every floating-point parameter and buffer. fp32 changes nothing.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Is not changed.
+        Left as it is: weights, mode, hooks and gradients.
     precision : str, int or Precision
+        Such as ``4``, ``"int4"``, ``"fp16"``.
     scheme : str or Scheme
+        How a tensor is mapped to an integer grid, such as ``"mse/per-channel"``.
+
+    Raises
+    ------
+    OptionError
+        If the precision or the scheme makes no sense.
+    InputError
+        If a weight is NaN, infinite or beyond the largest half-precision number, if there is nothing to
+        quantize, or if the module cannot be copied.
+
+    Source: Bellam & Kim, arXiv 2509.07222, section 3.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 2, bias=False)
+    >>> net.weight = nn.Parameter(torch.tensor([[0.6, -0.1], [0.4, -0.2]]))
+    >>> quantized = quantize_model(net, "int2")
+    >>> quantized.module.weight.tolist() == [[net.weight.max(), 0], [net.weight.max(), 0]]
+    True
+    >>> quantized.layers[0].levels, quantized.layers[0].zeros, round(quantized.layers[0].difference, 6)
+    (2, 2, 0.5)
+    """
+    wanted, grid = Precision.parse(precision), Scheme.parse(scheme)
+    if not list(quantizable_weights(module)) and wanted.is_integer:
+        raise InputError(
+            f"{type(module).__name__} has no weights to quantize to {wanted}: it holds no convolution, linear, "
+            "embedding, attention or recurrent layer of torch.nn; audit it with bits=32 or 16"
+        )
+    quantized = _copied(module)
+    _check_finite(quantized)
+    half = _HALVES.get(wanted.name)
+    if half:
+        _check_reach(quantized, half)
+    with torch.no_grad():
+        layers = tuple(
+            _quantize_weight(name, weight, axis, wanted, grid) for name, weight, axis in quantizable_weights(quantized)
+        )
+        if half:
+            for _, value in _floats(quantized):
+                value.copy_(value.to(half))
+    return QuantizedModel(quantized, wanted, grid, layers)
+
+
+def quantized_share(module: nn.Module) -> tuple[int, int]:
+    """Return how many parameters are quantized and how many there are; tied ones count once.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
 
     Raises
     ------
     InputError
-        If a weight is NaN or infinite, there is nothing to quantize, or the module cannot be copied.
-    OptionError
-        If the precision or the scheme makes no sense.
+        If a weight is not a plain floating-point parameter.
 
     Examples
     --------
-    >>> quantized = quantize_model(nn.Linear(8, 4), "int2")
-    >>> quantized.layers[0].levels <= 4
-    True
+    >>> quantized_share(nn.Linear(10, 2))
+    (20, 22)
     """
-    wanted, grid = Precision.parse(precision), Scheme.parse(scheme)
-    duplicate = _copied(module)
-    _check_finite(duplicate)
-    weights = list(quantizable_weights(duplicate))
-    if wanted.is_integer and not weights:
-        raise InputError(
-            f"the model has no weights to quantize: {type(module).__name__} holds no convolution, linear, embedding, "
-            "attention or recurrent layer"
-        )
-    before = [parameter.detach().clone() for _, parameter, _ in weights]
-    with torch.no_grad():
-        grids = [
-            _quantized_in_place(parameter, wanted, grid, axis) if wanted.is_integer else None
-            for _, parameter, axis in weights
-        ]
-        if wanted.name in _HALF:
-            _round_to(duplicate, _HALF[wanted.name])
-    layers = tuple(
-        _account(name, original, parameter.detach(), wanted, quantized)
-        for (name, parameter, _), original, quantized in zip(weights, before, grids, strict=True)
-    )
-    return QuantizedModel(duplicate, wanted, grid, layers)
-
-
-def quantized_share(module: nn.Module) -> tuple[int, int]:
-    """Return how many parameters lie in quantizable tensors, and how many there are; tied ones count once."""
-    quantized = sum(parameter.numel() for _, parameter, _ in quantizable_weights(module))
+    quantized = sum(weight.numel() for _, weight, _ in quantizable_weights(module))
     return quantized, sum(parameter.numel() for parameter in module.parameters())
 
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
         duplicate = copy.deepcopy(module)
-    except Exception as error:  # modules may hold anything
+    except Exception as error:  # a module may hold anything
         raise InputError(
-            f"the model cannot be copied, and is never changed in place: {type(error).__name__}: {error}"
+            f"{type(module).__name__} cannot be copied, and is never changed in place ({type(error).__name__}: "
+            f"{error}): keep out of its attributes what copy.deepcopy cannot copy"
         ) from error
-    for parameter in duplicate.parameters():
-        parameter.grad = None
     return duplicate.float().eval()
 
 
-def _check_finite(module: nn.Module) -> None:
-    tensors: Iterable[tuple[str, Tensor]] = (*module.named_parameters(), *module.named_buffers())
-    bad = {
-        name: count
-        for name, value in tensors
-        if value.is_floating_point() and (count := int((~torch.isfinite(value.detach())).sum()))
-    }
-    if bad:
-        named = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:5])
-        more = f" and {len(bad) - 5} more tensors" if len(bad) > 5 else ""
-        raise InputError(f"the model has NaN or infinite weights in {named}{more}: train or export it again")
-
-
-def _quantized_in_place(parameter: nn.Parameter, precision: Precision, scheme: Scheme, axis: int) -> QuantizedTensor:
-    quantized = quantize_tensor(parameter, precision.bits, scheme, channel_axis=axis)
-    parameter.copy_(quantized.dequantize())
-    return quantized
-
-
-def _round_to(module: nn.Module, half: torch.dtype) -> None:
-    for value in (*module.parameters(), *module.buffers()):
+def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
         if value.is_floating_point():
-            value.copy_(value.to(half))
+            yield name, value.detach()
 
 
-def _account(
-    name: str, before: Tensor, after: Tensor, precision: Precision, quantized: QuantizedTensor | None
+def _check_finite(module: nn.Module) -> None:
+    counts = ((name, int((~torch.isfinite(value)).sum())) for name, value in _floats(module))
+    found = [f"{name} ({count})" for name, count in counts if count]
+    if found:
+        raise InputError(
+            f"the model holds NaN or infinite values, in {_first(found)}: give a checkpoint from before they arose"
+        )
+
+
+def _check_reach(module: nn.Module, half: torch.dtype) -> None:
+    found = [
+        f"{name} ({float(value.abs().max()):g})"
+        for name, value in _floats(module)
+        if not torch.isfinite(value.to(half)).all()
+    ]
+    if found:
+        kind = str(half).removeprefix("torch.")
+        raise InputError(
+            f"the model holds values beyond the largest {kind} number, {torch.finfo(half).max:g}, in {_first(found)}: "
+            "audit it at another precision"
+        )
+
+
+def _first(found: list[str], most: int = 5) -> str:
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more tensors" if len(found) > most else "")
+
+
+def _quantize_weight(
+    name: str, weight: nn.Parameter, axis: int, precision: Precision, scheme: Scheme
 ) -> QuantizedLayer:
-    return QuantizedLayer(
+    before = weight.detach()
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    levels = clipped = 0
+    after = before
+    if precision.is_integer:
+        tensor = quantize_tensor(before, precision.bits, scheme, channel_axis=axis)
+        after, levels, clipped = tensor.dequantize(), tensor.levels(), tensor.clipped
+        scale, zero_point = tuple(tensor.scale.flatten().tolist()), tuple(tensor.zero_point.flatten().tolist())
+        if levels > 2**precision.bits:
+            raise QFairError(f"{name} uses {levels} levels at {precision}, more than {2**precision.bits}: report this")
+    elif precision.name in _HALVES:
+        after = before.to(_HALVES[precision.name]).float()
+    layer = QuantizedLayer(
         name=name,
-        shape=tuple(after.shape),
-        elements=after.numel(),
+        shape=tuple(before.shape),
+        elements=before.numel(),
         bits=precision.bits,
-        scale=() if quantized is None else tuple(quantized.scale.tolist()),
-        zero_point=() if quantized is None else tuple(quantized.zero_point.tolist()),
-        levels=0 if quantized is None else _levels(quantized, precision),
+        scale=scale,
+        zero_point=zero_point,
+        levels=levels,
         zeros=int((after == 0).sum()),
-        clipped=0 if quantized is None else quantized.clipped,
         difference=float((after.double() - before.double()).abs().sum()),
+        clipped=clipped,
     )
-
-
-def _levels(quantized: QuantizedTensor, precision: Precision) -> int:
-    codes, axis = quantized.codes, quantized.channel_axis
-    rows = codes.reshape(1, -1) if axis is None else codes.movedim(axis, 0).flatten(1)
-    if not rows.numel():
-        return 0
-    positions = rows.to(torch.int64) - int(rows.min())
-    used = torch.zeros(len(rows), int(positions.max()) + 1, dtype=torch.bool, device=rows.device)
-    most = int(used.scatter_(1, positions, value=True).sum(1).max())
-    if most > 2**precision.bits:
-        raise AssertionError(f"{most} distinct codes at {precision}: a bug in qfair_check")
-    return most
+    weight.copy_(after)
+    return layer

@@ -1,62 +1,69 @@
-"""How a tensor is mapped to an integer grid: rule, grid and granularity."""
+"""How a tensor is mapped to an integer grid: scale rule, grid and granularity."""
 
-import difflib
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from difflib import get_close_matches
+from typing import Literal, cast, get_args
 
 from qfair_check.errors import OptionError
 
 Rule = Literal["absmax", "mse", "aciq", "percentile"]
-GridName = Literal["symmetric", "full", "asymmetric"]
+Grid = Literal["symmetric", "full", "asymmetric"]
 Granularity = Literal["per-tensor", "per-channel"]
 
-RULES = ("absmax", "mse", "aciq", "percentile")
-GRIDS = ("symmetric", "full", "asymmetric")
-GRANULARITIES = ("per-tensor", "per-channel")
+RULES: tuple[Rule, ...] = get_args(Rule)
+GRIDS: tuple[Grid, ...] = get_args(Grid)
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 DEFAULT_PERCENTILE = 99.9
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How every quantized tensor is mapped to its grid, at every bit width.
+    """How every quantized tensor is mapped to its grid, the same at every bit width.
 
     Parameters
     ----------
     rule : str
         Where the range is clipped: ``absmax``, ``mse``, ``aciq`` or ``percentile``.
     grid : str
-        ``symmetric``: -(2^(b-1)-1) to 2^(b-1)-1; ``full``: -2^(b-1) to 2^(b-1)-1; ``asymmetric``: 2^b
-        levels with an integer zero point.
+        At b bits, ``symmetric``: -(2^(b-1)-1) to 2^(b-1)-1; ``full``: -2^(b-1) to 2^(b-1)-1; ``asymmetric``:
+        0 to 2^b-1 with an integer zero point.
     granularity : str
-        One scale for a tensor, or one for each output channel.
+        ``per-tensor``: one scale for a tensor; ``per-channel``: one for each output channel.
     percentile : float
-        In (50, 100]; used by the rule ``percentile`` alone.
+        Percent of the weights that the rule ``percentile`` keeps inside, in (0, 100].
 
     Raises
     ------
     OptionError
-        If the percentile is out of range.
+        If a name is unknown, or the percentile is out of range or goes with another rule.
 
     Examples
     --------
     >>> str(Scheme.parse("mse/per-channel"))
     'mse/symmetric/per-channel'
-    >>> Scheme.parse("percentile=99.5/full").percentile
-    99.5
+    >>> Scheme.parse("full/percentile=99.5") == Scheme("percentile", "full", percentile=99.5)
+    True
     """
 
     rule: Rule = "absmax"
-    grid: GridName = "symmetric"
+    grid: Grid = "symmetric"
     granularity: Granularity = "per-tensor"
     percentile: float = DEFAULT_PERCENTILE
 
     def __post_init__(self) -> None:
-        if not 50 < self.percentile <= 100:
-            raise OptionError(f"the percentile is {self.percentile:g}: it is above 50 and at most 100")
+        _check_known(self.rule, RULES)
+        _check_known(self.grid, GRIDS)
+        _check_known(self.granularity, GRANULARITIES)
+        if not 0 < self.percentile <= 100:
+            raise OptionError(f"the percentile of a scheme is {self.percentile}: it is above 0 and at most 100")
+        if self.rule != "percentile" and self.percentile != DEFAULT_PERCENTILE:
+            raise OptionError(f"a percentile ({self.percentile}) goes with the rule percentile, not with {self.rule}")
 
     def __str__(self) -> str:
-        rule = f"percentile={self.percentile:g}" if self.rule == "percentile" else self.rule
-        return f"{rule}/{self.grid}/{self.granularity}"
+        number = f"={self.percentile!r}".removesuffix(".0") if self.rule == "percentile" else ""
+        return f"{self.rule}{number}/{self.grid}/{self.granularity}"
 
     @classmethod
     def parse(cls, text: "str | Scheme") -> "Scheme":
@@ -65,50 +72,78 @@ class Scheme:
         Raises
         ------
         OptionError
-            If a word is unknown, or two words say the same kind of thing.
+            If a word is unknown, two words contradict each other, or the percentile makes no sense.
         """
         if isinstance(text, Scheme):
             return text
-        given: dict[str, object] = {}
-        for word in text.strip().lower().split("/"):
-            name, equals, number = word.strip().partition("=")
-            kind = _kind(name, text)
-            if kind in given:
-                raise OptionError(f"scheme {text!r} names two {kind}s")
-            given[kind] = name
+        rules, grids, granularities = list[Rule](), list[Grid](), list[Granularity]()
+        percentile = DEFAULT_PERCENTILE
+        for part in text.lower().split("/"):
+            word, equals, number = part.strip().partition("=")
+            _check_known(word, (*RULES, *GRIDS, *GRANULARITIES))
             if equals:
-                given["percentile"] = _percentile(name, number, text)
-        return cls(**given)  # type: ignore[arg-type]  # each word was checked against its kind
+                percentile = _percentile(word, number)
+            if word in RULES:
+                rules.append(word)
+            elif word in GRIDS:
+                grids.append(word)
+            else:
+                granularities.append(cast(Granularity, word))
+        for kind, words in (("rules", rules), ("grids", grids), ("granularities", granularities)):
+            if len(words) > 1:
+                raise OptionError(f"the scheme {text!r} names {len(words)} {kind}: {' and '.join(words)}; name one")
+        return cls(
+            next(iter(rules), "absmax"),
+            next(iter(grids), "symmetric"),
+            next(iter(granularities), "per-tensor"),
+            percentile,
+        )
 
 
-def integer_range(bits: int, grid: GridName) -> tuple[int, int]:
-    """Return the lowest and the highest level of a grid.
+def integer_range(bits: int, grid: Grid) -> tuple[int, int]:
+    """Return the lowest and the highest code of a grid.
+
+    Parameters
+    ----------
+    bits : int
+        2 to 8.
+    grid : str
+
+    Raises
+    ------
+    OptionError
+        If there is no integer grid of so many bits.
 
     Examples
     --------
     >>> integer_range(4, "symmetric"), integer_range(4, "full"), integer_range(4, "asymmetric")
     ((-7, 7), (-8, 7), (0, 15))
     """
+    if not 2 <= bits <= 8:
+        raise OptionError(f"there is no integer grid of {bits} bits: it is 2 to 8")
     if grid == "asymmetric":
         return 0, 2**bits - 1
-    top = 2 ** (bits - 1) - 1
-    return (-top, top) if grid == "symmetric" else (-top - 1, top)
+    highest = 2 ** (bits - 1) - 1
+    return (-highest if grid == "symmetric" else -highest - 1), highest
 
 
-def _kind(name: str, text: str) -> str:
-    for kind, known in (("rule", RULES), ("grid", GRIDS), ("granularity", GRANULARITIES)):
-        if name in known:
-            return kind
-    words = (*RULES, *GRIDS, *GRANULARITIES)
-    near = difflib.get_close_matches(name, words, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise OptionError(f"scheme {text!r} says {name!r}, which is not one of {', '.join(words)}{hint}")
+def _check_known(word: str, known: Collection[str]) -> None:
+    if word not in known:
+        near = get_close_matches(word, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise OptionError(
+            f"{word!r} is not a word of a quantization scheme: {hint}Known are {', '.join(known)}"
+            + (", joined by slashes" if len(known) > len(RULES) else "")
+        )
 
 
-def _percentile(name: str, number: str, text: str) -> float:
-    if name != "percentile":
-        raise OptionError(f"scheme {text!r}: only percentile takes a number")
+def _percentile(word: str, number: str) -> float:
+    if word != "percentile":
+        raise OptionError(f"'{word}={number}' in a scheme: only percentile takes a number, such as percentile=99.9")
     try:
-        return float(number)
+        value = float(number)
     except ValueError:
-        raise OptionError(f"scheme {text!r}: {number!r} is not a percentile") from None
+        value = math.nan
+    if math.isnan(value):
+        raise OptionError(f"'percentile={number}' in a scheme: {number!r} is not a number; write such as 99.9")
+    return value

@@ -2,97 +2,93 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from qfair_check.quantize.grid import step
 from qfair_check.quantize.scale_rules import clipping_range
 from qfair_check.quantize.spec import Scheme, integer_range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
-    """Integer codes and the grid they lie on.
+    """Integer codes, and the grid that gives them values.
 
     Parameters
     ----------
     codes : int16 tensor
-        Of the shape of the weights.
-    scale : tensor, shape (channels,)
-        Step; one channel when per tensor. In the type of the weights.
-    zero_point : int64 tensor, shape (channels,)
-        The code of real 0.
+        In the shape of the weights.
+    scale : tensor in the type of the weights
+        The step: one value, or one per channel, in a shape that broadcasts with `codes`.
+    zero_point : int16 tensor
+        The code of real 0, in the shape of `scale`.
     clipped : int
-        Weights that fell outside the grid.
-    channel_axis : int or None
-        None when per tensor.
+        How many weights fell beyond the ends of the grid.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
     clipped: int
-    channel_axis: int | None
 
     def dequantize(self) -> Tensor:
-        """Return S * (codes - zero point), in the type of the weights."""
-        shape = _broadcast(self.codes.ndim, self.channel_axis)
-        scale, zero_point = self.scale.reshape(shape), self.zero_point.reshape(shape)
-        return (self.codes - zero_point).to(scale.dtype) * scale
+        """Return S (q - z), in the type of the weights."""
+        return self.scale * (self.codes - self.zero_point).to(self.scale.dtype)
+
+    def levels(self) -> int:
+        """Return how many distinct codes are in use: in the channel with the most, if there are several scales."""
+        channels = self.scale.numel()
+        if not self.codes.numel():
+            return 0
+        offset = self.codes.to(torch.int64) - int(self.codes.min())
+        width = int(offset.max()) + 1
+        channel = torch.arange(channels, device=self.codes.device).reshape(self.scale.shape)
+        counts = torch.bincount((channel * width + offset).flatten(), minlength=channels * width)
+        return int((counts.reshape(channels, width) > 0).sum(dim=1).max())
 
 
 def quantize_tensor(values: Tensor, bits: int, scheme: Scheme, *, channel_axis: int = 0) -> QuantizedTensor:
-    """Map a tensor to the grid of a scheme.
+    """Map weights to the grid of a scheme: q = clamp(round(w / s) + z, lowest, highest), half to even.
 
-    q = clamp(round(w / s) + z, lowest, highest), rounding half to even, by a true division in the type of
-    the weights (float32; float64 stays).
+    w / s is a true division, in float32 for weights of that type or narrower, in float64 for float64.
 
     Parameters
     ----------
     values : floating tensor
-        Finite.
+        Finite weights, of any shape; with `channel_axis` among its axes if the scheme is per channel.
     bits : int
         2 to 8.
     scheme : Scheme
     channel_axis : int
-        The axis of output channels; used when the scheme is per channel.
+        The axis of output channels; each gets a scale of its own if the scheme is per channel.
 
-    Source: Nagel et al., arXiv 2106.08295, section 2.
+    Raises
+    ------
+    OptionError
+        If there is no integer grid of so many bits.
+
+    Source: Nagel et al. 2021, arXiv 2106.08295, section 2.2.
 
     Examples
     --------
-    >>> quantize_tensor(torch.tensor([-1.0, -0.2, 0.0, 0.6]), 2, Scheme()).dequantize()
-    tensor([-1.,  0.,  0.,  1.])
+    >>> quantized = quantize_tensor(torch.tensor([-1.0, -0.2, 0.5, 0.7]), 3, Scheme())
+    >>> quantized.codes.tolist(), quantized.dequantize()
+    ([-3, -1, 2, 2], tensor([-1.0000, -0.3333,  0.6667,  0.6667]))
     """
     weights = values.detach()
-    if weights.dtype != torch.float64:
-        weights = weights.to(torch.float32)
-    axis = channel_axis if scheme.granularity == "per-channel" else None
-    rows = weights.reshape(1, -1) if axis is None else weights.movedim(axis, 0).flatten(1)
-    scale, zero_point = _grid(rows, bits, scheme)
-    shape = _broadcast(weights.ndim, axis)
+    weights = weights if weights.dtype == torch.float64 else weights.float()
+    per_channel = scheme.granularity == "per-channel"
+    channels = weights.movedim(channel_axis, 0).flatten(1) if per_channel else weights.reshape(1, -1)
+    rows = channels.cpu().numpy()
+    clips = np.array([clipping_range(row, bits, scheme) for row in rows], dtype=np.float64).reshape(-1, 2)
+    steps, zeros = step(clips[:, 0], clips[:, 1], bits, scheme.grid, rows.dtype)
+    shape = [1] * weights.ndim
+    if per_channel:
+        shape[channel_axis] = -1
+    scale = torch.from_numpy(steps).to(weights.device).reshape(shape)
+    zero_point = torch.from_numpy(zeros.astype(np.int16)).to(weights.device).reshape(shape)
     lowest, highest = integer_range(bits, scheme.grid)
-    levels = torch.round(weights / scale.reshape(shape)) + zero_point.reshape(shape)
-    codes = levels.clamp(lowest, highest)
-    clipped = int((levels != codes).sum())
-    return QuantizedTensor(codes.to(torch.int16), scale, zero_point, clipped, axis)
-
-
-def _grid(rows: Tensor, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    lowest, highest = integer_range(bits, scheme.grid)
-    low, high = clipping_range(rows, bits, scheme)
-    if scheme.grid == "asymmetric":
-        scale = _usable((high.clamp(min=0) - low.clamp(max=0)) / (highest - lowest))
-        zero_point = torch.round(-low.clamp(max=0) / scale).clamp(lowest, highest)
-        return scale, zero_point.to(torch.int64)
-    scale = _usable(high / (highest if scheme.grid == "symmetric" else -lowest))
-    return scale, torch.zeros_like(scale, dtype=torch.int64)
-
-
-def _usable(scale: Tensor) -> Tensor:
-    """Return 1 for an all-zero channel, and at least the smallest normal number, which still divides."""
-    tiny = torch.finfo(scale.dtype).tiny
-    return torch.where(scale == 0, 1.0, scale.clamp(min=tiny))
-
-
-def _broadcast(ndim: int, axis: int | None) -> list[int]:
-    return [1] * ndim if axis is None else [-1 if dim == axis else 1 for dim in range(ndim)]
+    rounded = torch.round(weights / scale) + zero_point
+    codes = rounded.clamp(lowest, highest)
+    return QuantizedTensor(codes.to(torch.int16), scale, zero_point, int((codes != rounded).sum()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wcwidth import wcswidth
 
+from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import padded, printable, shown_name
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
@@ -13,6 +14,7 @@ MOST_GROUPS = 30
 _NAME_WIDTH = 28
 _LEAST_SHARE = 0.9
 _UNDEFINED = "undefined"
+_GROUP_CHECKS = ("fvo", "fvo-increase", "group-drop")
 _STYLES = {"": "", "bad": "\x1b[31m", "good": "\x1b[32m", "unsure": "\x1b[33m", "head": "\x1b[1m"}
 _RESET = "\x1b[0m"
 
@@ -41,7 +43,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
         Whether to use ANSI colours.
     """
     shown, left_out = _shown_groups(audit)
-    lines = [*_preamble(audit), ""]
+    lines = [*_preamble(audit), *_resolution(audit, verdicts), ""]
     names = [shown_name(audit.groups[index], _NAME_WIDTH) for index in shown]
     name_width = max(map(wcswidth, [*names, "overall"]))
     count_width = len(f"{max(audit.data.samples, 1)}")
@@ -65,7 +67,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
             cells = "  ".join(_styled(cell, column, colour) for cell, column in zip(row, widths, strict=True))
             lines.append(f"{padded(label, name_width)}  {count:>{count_width}}  {cells}".rstrip())
         lines.append("")
-    lines.append("accuracy and its change from fp32; * marks the worst group")
+    lines.append("accuracy and its change from fp32; * marks the worst group; FVO is the largest gap between groups")
     if left_out:
         lines.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
     return "\n".join(lines) + "\n"
@@ -88,6 +90,27 @@ def _preamble(audit: Audit) -> list[str]:
     emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
     lines += [f"note    {computation}" for computation in emulated]
     return lines
+
+
+def _resolution(audit: Audit, verdicts: Sequence[Verdict]) -> list[str]:
+    """Warn where a limit on groups is finer than the group that is known least can tell."""
+    limits = [verdict.limit for verdict in verdicts if verdict.check in _GROUP_CHECKS]
+    known = {
+        index: (high - low) / 2
+        for index, group in enumerate(audit.fp32.groups)
+        if group.correct is not None and group.samples
+        for low, high in [wilson_interval(group.correct, group.samples)]
+    }
+    if not limits or not known:
+        return []
+    vaguest = max(known, key=known.__getitem__)
+    if float(min(limits)) >= known[vaguest]:
+        return []
+    group = f"{shown_name(audit.groups[vaguest])} (n={audit.fp32.groups[vaguest].samples})"
+    return [
+        f"note    the accuracy of {group} is known to ±{known[vaguest]:.3f} only (95%): "
+        f"a limit of {min(limits)} is finer than the data"
+    ]
 
 
 def _shown_groups(audit: Audit) -> tuple[list[int], int]:
