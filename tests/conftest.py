@@ -6,6 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import qfair_check.demo.train
+import qfair_check.gate
+import qfair_check.measure.run  # pytester forgets what a nested run imports, and torch cannot be imported twice
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
 from qfair_check.record import (
     Audit,

@@ -184,7 +184,7 @@ def _check_reach(module: nn.Module, half: torch.dtype) -> None:
 
 
 def _first(found: list[str], most: int = 5) -> str:
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more tensors" if len(found) > most else "")
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 def _quantize_weight(

@@ -15,8 +15,8 @@ from qfair_check.quantize.spec import Grid, Scheme
 
 Clip = tuple[float, float]
 
-# Factors on the widest range: a dense grid on (0, 2], then twice a finer one around the best.
-_SEARCH_POINTS = (513, 33, 33)
+# Candidate factors of each pass: on (0, 2] at first, then within two steps of the best.
+_SEARCH_POINTS = (257, 65, 33)
 
 
 def clipping_range(values: Floats, bits: int, scheme: Scheme) -> Clip:
@@ -71,9 +71,10 @@ def absmax(values: Floats, grid: Grid) -> Clip:
 def mse(values: Floats, bits: int, grid: Grid) -> Clip:
     """Return the range with the least mean squared error, among multiples of the widest range.
 
-    The one factor, common to both ends, is searched on (0, 2] at steps of 1/256 and refined to 1/65536. The
-    error is exact at each, and the factor 1 is among them, so the result is never worse than `absmax`. A
-    factor above 1 helps few distinct weights onto levels, and the full grid, whose top is one step short.
+    The one factor, common to both ends, is searched on (0, 2] at steps of 1/128, and near the best at steps
+    of 1/2048, then 1/16384. The error is exact at each, and the factor 1 is among them, so the result is never
+    worse than `absmax`. A factor above 1 helps few distinct weights onto levels, and the full grid, whose top
+    is one step short.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def mse(values: Floats, bits: int, grid: Grid) -> Clip:
         factors = factors[factors > 0]
         scale, zero_point = step(low * factors, high * factors, bits, grid, values.dtype)
         best = float(factors[ordered.mean_squared_error(scale, zero_point, bits, grid).argmin()])
-        width *= 2 / (points - 1)
+        width *= 4 / (points - 1)
     return low * best, high * best
 
 
@@ -109,7 +110,7 @@ def aciq(values: Floats, bits: int, grid: Grid) -> Clip:
     times mean |w - mean(w)|, or `normal_clip` times the standard deviation; the choice is by the actual
     error on these weights. The analysis assumes 2^b cells of width 2 alpha / 2^b. The restricted symmetric
     grid has a level fewer, which matters at 2 bits: there a Laplace distribution of scale 1 is predicted an
-    error of 0.285 and has 0.629. Equal weights have no spread; they get the range of `absmax`.
+    error of 0.285 and has 0.625. Equal weights have no spread; they get the range of `absmax`.
 
     Parameters
     ----------

@@ -21,9 +21,7 @@ CASES = {
 
 @pytest.fixture
 def audit(make_audit):
-    return make_audit(
-        {"A": 100, "B": 100}, fp32={"A": 90, "B": 80}, int8={"A": 90, "B": 80}, int4={"A": 90, "B": 50}
-    )
+    return make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 80}, int8={"A": 90, "B": 80}, int4={"A": 90, "B": 50})
 
 
 @pytest.mark.parametrize("name", CASES)

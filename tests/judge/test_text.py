@@ -79,9 +79,7 @@ def test_a_tie_is_within(make_audit):
 
 
 def test_insufficient_names_group_and_cure(make_audit):
-    audit = make_audit(
-        {"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 80, "C": 9}
-    )
+    audit = make_audit({"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 80, "C": 9})
     assert say(audit, "fvo", "0.7") == (
         "FVO at int3 cannot be judged against the limit 0.7\n"
         "  because  group C has 12 samples, and judging needs 30\n"
@@ -92,12 +90,8 @@ def test_insufficient_names_group_and_cure(make_audit):
 
 
 def test_a_failure_names_the_groups_that_were_not_judged(make_audit):
-    audit = make_audit(
-        {"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 10, "C": 9}
-    )
-    assert say(audit, "fvo", "0.7").splitlines()[-1] == (
-        "  not judged  group C has 12 samples, and judging needs 30"
-    )
+    audit = make_audit({"A": 100, "B": 100, "C": 12}, fp32={"A": 90, "B": 80, "C": 9}, int3={"A": 90, "B": 10, "C": 9})
+    assert say(audit, "fvo", "0.7").splitlines()[-1] == ("  not judged  group C has 12 samples, and judging needs 30")
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,7 @@ def test_fvo_is_zero_iff_all_accuracies_are_equal_and_never_above_one(make_audit
 
 
 def test_a_small_group_is_insufficient_with_its_size(make_audit):
-    audit = make_audit(
-        {"A": 100, "B": 100, "C": 29}, fp32={"A": 90, "B": 90, "C": 20}, int4={"A": 90, "B": 89, "C": 0}
-    )
+    audit = make_audit({"A": 100, "B": 100, "C": 29}, fp32={"A": 90, "B": 90, "C": 20}, int4={"A": 90, "B": 89, "C": 0})
     found = verdict(audit, "group-drop", "0.05")
     assert found.outcome is INSUFFICIENT
     assert found.reasons == ("group C has 29 samples, and judging needs 30",)
@@ -106,9 +104,7 @@ def test_a_small_group_is_insufficient_with_its_size(make_audit):
 
 @pytest.mark.parametrize("check", ["fvo", "fvo-increase", "group-drop", "flip-rate"])
 def test_what_the_judgeable_groups_break_is_a_failure_whatever_the_small_one_does(make_audit, check):
-    audit = make_audit(
-        {"A": 100, "B": 100, "C": 3}, fp32={"A": 90, "B": 90, "C": 3}, int4={"A": 90, "B": 40, "C": 3}
-    )
+    audit = make_audit({"A": 100, "B": 100, "C": 3}, fp32={"A": 90, "B": 90, "C": 3}, int4={"A": 90, "B": 40, "C": 3})
     assert verdict(audit, check, "0.1").outcome is FAIL
 
 
