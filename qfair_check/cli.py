@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qfair",
         description="Fairness regression tests for quantized models. Start with: qfair demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="In CI, the same gate is: pytest --qfair-model FILE --qfair-data FILE --bits 8,4",
     )
     parser.add_argument("--version", action="version", version=f"qfair_check {__version__}")
@@ -74,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 
     gate = _command(commands, "gate", "judge a saved audit, without the model and without torch", _GATE_EXAMPLES)
     gate.add_argument("audit", metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
-    _add(gate, tuple(option for option in MEASURE_OPTIONS if option.name == "bits") + JUDGE_OPTIONS)
+    gate.add_argument("--bits", metavar="BITS", help="precisions to judge, such as 8,4 (default: all that it holds)")
+    _add(gate, JUDGE_OPTIONS)
     gate.set_defaults(run=_gate)
 
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)

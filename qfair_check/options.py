@@ -72,7 +72,7 @@ MEASURE_OPTIONS = (
 LIMIT_OPTIONS = tuple(
     Option(
         check.keyword.replace("_", "-"),
-        f"{'largest' if check.is_ceiling else 'smallest'} {check.phrase}, such as 0.1 or 0.1,int4=0.15"
+        f"{'upper' if check.is_ceiling else 'lower'} limit on {check.phrase}, such as 0.1 or 0.1,int4=0.15"
         + (f" (default: {check.default})" if check.default else " (not judged unless set)"),
         "LIMIT",
     )

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer every option as ``--qfair-NAME`` and as ``qfair_NAME`` in the ini file."""
     from qfair_check.options import PLUGIN_OPTIONS
 
-    group = parser.getgroup("qfair", "fairness of quantized models")
+    group = parser.getgroup("qfair", "fairness of quantized models (FVO: the largest gap in accuracy between groups)")
     for option in PLUGIN_OPTIONS:
         arguments: dict[str, Any] = {"dest": f"qfair_{option.key}", "default": None, "help": option.help}
         if option.is_flag:

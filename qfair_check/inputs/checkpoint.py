@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,29 +83,37 @@ def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
     if trust_pickle:
         make_working_directory_importable()
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # torch.load, and trusted code in the file, may raise anything
-        if _is_torchscript(path):
-            raise _refusal(path, error) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"cannot read {path} (truncated or damaged?): {type(error).__name__}: {reason}") from error
+        if not trust_pickle and _brings_code(path, error):
+            raise UntrustedPickleError(
+                f"{path} is not a plain state dict: loading it would run code that the file brings. Either save the "
+                "weights alone (torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) "
+                "and name the architecture, or, if you made the file yourself, pass --qfair-trust-pickle"
+            ) from error
+        raise InputError(f"cannot read {path} (truncated or damaged?): {_reason(error)}") from error
     if isinstance(content, nn.Module):
         return Checkpoint(module=content)
     return Checkpoint(_unprefixed(_state_dict(content, path)))
 
 
-def _refusal(path: Path, error: Exception) -> InputError:
-    reason = str(error)
-    if "Unsupported" not in reason and "GLOBAL" not in reason and not _is_torchscript(path):
-        first = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
-        return InputError(f"cannot read {path} (truncated or damaged?): {first}")
-    return UntrustedPickleError(
-        f"{path} is not a plain state dict: loading it would run code that the file brings. Either save the "
-        "weights alone (torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) "
-        "and name the architecture, or, if you made the file yourself, pass --qfair-trust-pickle"
-    )
+def _brings_code(path: Path, error: Exception) -> bool:
+    """Whether the restricted unpickler stopped at something that is not weights, in what is a pickle at all."""
+    if _is_torchscript(path):
+        return True
+    if not isinstance(error, pickle.UnpicklingError) or "truncated" in str(error):
+        return False
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == pickle.PROTO
+    return is_pickle or zipfile.is_zipfile(path) or "GLOBAL" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is not what torch.save writes"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from qfair_check import __version__
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
 from qfair_check.errors import InputError, MeasureError, OptionError
-from qfair_check.inputs.data import GroupedData, as_grouped_data
-from qfair_check.inputs.model import Model, as_model
+from qfair_check.inputs.data import GroupedData, as_grouped_data, load_data
+from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.measure.chunks import CHUNK, Chunk, chunks, data_sha256
 from qfair_check.measure.forward import Forward, forward_at
 from qfair_check.measure.tally import Tally
@@ -64,9 +64,11 @@ def audit(
 
     Parameters
     ----------
-    model : Model, torch.nn.Module or callable
-        A plain callable has no weights to quantize: it is measured as it is, at fp32 alone.
-    data : GroupedData, or (x, y) or (x, y, group) of arrays
+    model : Model, torch.nn.Module, callable or path
+        A plain callable has no weights to quantize: it is measured as it is, at fp32 alone. Of a path, see
+        `load_model`.
+    data : GroupedData, (x, y) or (x, y, group) of arrays, or path
+        Of a path, see `load_data`.
     bits : precisions
         Such as ``"8,4"``, ``4`` or ``["fp16", "int4"]``.
     scheme : str or Scheme
@@ -93,16 +95,15 @@ def audit(
 
     Examples
     --------
-    >>> import qfair_check
-    >>> model = qfair_check.load_model("demo")
-    >>> audit = qfair_check.audit(model, qfair_check.load_data("demo", model=model), bits=[8, 2])
-    >>> [result.precision for result in audit.precisions]
+    >>> made = audit("demo", "demo", bits=[8, 2])
+    >>> [result.precision for result in made.precisions]
     ['fp32', 'int8', 'int2']
-    >>> audit.at("int2").fvo > audit.at("fp32").fvo
+    >>> made.at("int2").fvo > made.at("fp32").fvo
     True
     """
     started = time.monotonic()
-    subject, samples = as_model(model), as_grouped_data(data)
+    subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
+    samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_grouped_data(data)
     precisions = parse_precisions(bits)
     grid = Scheme.parse(scheme) if isinstance(scheme, str) else scheme
     place = _device(device)

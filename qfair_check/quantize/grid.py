@@ -40,7 +40,7 @@ def step(low: Steps, high: Steps, bits: int, grid: Grid, dtype: np.dtype[np.floa
     """
     lowest, highest = integer_range(bits, grid)
     if grid == "asymmetric":
-        low, high = low, high
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         width = (high - low) / highest
     else:
         width = np.maximum(-low, high) / -lowest

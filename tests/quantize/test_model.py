@@ -44,10 +44,13 @@ def plain_absmax(weight, bits, dims=None):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_weights_are_rounded_and_nothing_else(net, bits):
-    quantized = quantize_model(net, bits).module.state_dict()
+    quantized = quantize_model(net, bits)
     for name, value in net.state_dict().items():
         expected = plain_absmax(value, bits) if name in ("0.weight", "3.weight") else value
-        assert torch.equal(quantized[name], expected), name
+        assert torch.equal(quantized.module.state_dict()[name], expected), name
+    for layer, value in zip(quantized.layers, (net[0].weight, net[3].weight), strict=True):
+        before, after = (w.detach().numpy().astype(np.float64) for w in (value, plain_absmax(value, bits)))
+        assert layer.difference == pytest.approx(np.abs(after - before).sum(), rel=1e-12)
 
 
 def test_the_account_of_each_layer_by_hand():

@@ -108,9 +108,11 @@ def test_aciq_constants_are_where_the_published_error_is_flat(bits):
     assert normal_clip(bits) == pytest.approx(optimize.brentq(normal_slope, 0.5, 8), abs=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "grid", "which"), [("laplace", "symmetric", 0), ("normal", "asymmetric", 1)])
+@pytest.mark.parametrize(
+    ("kind", "grid", "which"), [("laplace", "symmetric", 0), ("normal", "asymmetric", 1), ("laplace", "asymmetric", 0)]
+)
 def test_aciq_follows_the_distribution_that_errs_less(kind, grid, which):
-    values = draws(kind, 100_000)
+    values = draws(kind, 100_000) + np.float32(0.1 if grid == "asymmetric" else 0)
     wide = values.astype(np.float64)
     centre = wide.mean() if grid == "asymmetric" else 0.0
     alphas = CONSTANTS[4][0] * np.abs(wide - wide.mean()).mean(), CONSTANTS[4][1] * wide.std()

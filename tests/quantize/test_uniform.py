@@ -149,10 +149,22 @@ def test_ties_go_to_even():
 
 
 def test_true_division_not_the_reciprocal():
-    values = torch.arange(1, 200_001, dtype=torch.float32)
-    quantized = quantize_tensor(values, 8, Scheme())
-    exact = np.rint(values.numpy() / quantized.scale.numpy())
-    assert quantized.codes.tolist() == exact.tolist()
+    differ = 0
+    for reach in np.linspace(0.5, 1.5, 50, dtype=np.float32):
+        scale = reach / np.float32(127)
+        halves = (np.arange(-127, 127, dtype=np.float32) + np.float32(0.5)) * scale
+        values = np.concatenate([halves, np.nextafter(halves, np.float32(0)), [reach]])
+        exact = np.rint(values / scale)
+        differ += (exact != np.rint(values * (np.float32(1) / scale))).sum()
+        assert quantize_tensor(torch.from_numpy(values), 8, Scheme()).codes.tolist() == exact.tolist()
+    assert differ > 0
+
+
+def test_levels_are_those_of_the_channel_with_the_most():
+    values = torch.tensor([[3.0, 1.0, 1.0], [-3.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    assert quantize_tensor(values, 3, Scheme(granularity="per-channel")).levels() == 3
+    assert quantize_tensor(values.T, 3, Scheme(granularity="per-channel"), channel_axis=1).levels() == 3
+    assert quantize_tensor(values, 3, Scheme()).levels() == 5
 
 
 def test_clipped_counts_weights_beyond_the_grid():
