@@ -248,7 +248,12 @@ class GateCollector(pytest.Collector):
         """Yield one item for each limit and precision where it binds."""
         for check, precision in self._gate.items():
             yield GateItem.from_parent(
-                self, name=f"{check}[{precision}]", gate=self._gate, check=check, precision=precision
+                self,
+                name=f"{check}[{precision}]",
+                nodeid=_node_id(check, precision),
+                gate=self._gate,
+                check=check,
+                precision=precision,
             )
 
 

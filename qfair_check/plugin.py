@@ -1,5 +1,6 @@
 """The pytest plugin: options, markers and fixtures; everything else is imported when it is used."""
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -52,7 +53,7 @@ def pytest_load_initial_conftests(
             parser.getgroup("qfair").addoption(
                 _SHORT_BITS, dest="qfair_bits", default=None, metavar="BITS", help="short for --qfair-bits"
             )
-        except ValueError:
+        except (ValueError, argparse.ArgumentError):
             early_config.stash[_short_bits_taken] = True
 
 

@@ -18,6 +18,7 @@ from qfair_check.options import (
 from qfair_check.precision import Precision, parse_precisions
 
 _FILES = ("model", "data", "audit", "json")
+_FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
 _MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size"}
 
@@ -32,10 +33,12 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
         if marked and key in marked:
             value = marked[key]
             return ",".join(map(str, value)) if isinstance(value, list | tuple | set) else str(value)
-        written = config.getini(f"qfair_{key}")
-        if not written:
-            return None
-        return _beside_ini(config, str(written)) if key in _FILES else str(written)
+        written = str(config.getini(f"qfair_{key}") or "")
+        if key in _FLAGS:
+            return "yes" if _is_on(key, written) else None
+        if key in _FILES and written:
+            return _beside_ini(config, written)
+        return written or None
 
     return get
 
@@ -123,6 +126,13 @@ def check_command_line_limits(config: pytest.Config, precisions: tuple[Precision
     given = {keyword: config.getoption(f"qfair_{keyword}") for keyword in _LIMIT_KEYWORDS}
     limits = gate_limits({keyword: value for keyword, value in given.items() if value is not None})
     check_limits_bind(limits, [precision.name for precision in precisions])
+
+
+def _is_on(key: str, written: str) -> bool:
+    value = written.strip().lower()
+    if value not in ("", "yes", "true", "on", "1", "no", "false", "off", "0"):
+        raise pytest.UsageError(f"qfair_{key} is {written!r} in the ini file: it is true or false")
+    return value in ("yes", "true", "on", "1")
 
 
 def _beside_ini(config: pytest.Config, path: str) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,27 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One quantized tensor: its grid, and what the grid did to it."""
+    """One quantized tensor: its grid, and what the grid did to it.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+    bits : int
+        Bits per weight.
+    scale : tuple of float
+        The step: one value, or one per channel; empty at a floating-point precision.
+    zero_point : tuple of int
+        The code of real 0, for each scale.
+    levels : int
+        Distinct codes in use, in the channel with the most; 0 at a floating-point precision.
+    zeros : int
+        Weights that are now exactly zero.
+    clipped : int
+        Weights that fell beyond the ends of the grid.
+    weight_difference : float
+        sum |w~ - w|, in float64.
+    """
 
     name: str
     shape: tuple[Count, ...]
@@ -74,6 +95,11 @@ class LayerWeights:
     zeros: Count
     clipped: Count
     weight_difference: float
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

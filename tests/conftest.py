@@ -8,7 +8,7 @@ import pytest
 
 import qfair_check.demo.train
 import qfair_check.gate
-import qfair_check.measure.run  # pytester forgets what a nested run imports, and torch cannot be imported twice
+import qfair_check.measure.run
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
 from qfair_check.record import (
     Audit,
@@ -23,6 +23,9 @@ from qfair_check.record import (
     Settings,
     Weights,
 )
+
+# pytester forgets what a nested run imports, and torch cannot be imported twice.
+PRELOADED = (qfair_check.demo.train, qfair_check.gate, qfair_check.measure.run)
 
 Counts = Mapping[str, int | None]
 

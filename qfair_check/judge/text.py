@@ -107,6 +107,12 @@ def _plain_headline(verdict: Verdict, audit: Audit) -> str:
     return _compared(verdict, f"{CHECKS[verdict.check].phrase} at {verdict.precision} is {{}}")
 
 
+def _cosine_headline(verdict: Verdict, audit: Audit) -> str:
+    group = audit.at(verdict.precision).groups[verdict.lowest or 0]
+    left_out = f" ({group.null_logits} of {group.samples} samples have null logits and are left out)"
+    return _plain_headline(verdict, audit) + (left_out if group.null_logits else "")
+
+
 _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
     "fvo": _gap_headline,
     "fvo-increase": _gap_increase_headline,
@@ -115,7 +121,7 @@ _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
     "accuracy-drop": _overall_drop_headline,
     "worst-group-accuracy": _plain_headline,
     "flip-rate": _plain_headline,
-    "cosine-distance": _plain_headline,
+    "cosine-distance": _cosine_headline,
     "sparsity": _plain_headline,
 }
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.model import QuantizedModel
-from qfair_check.record import Histogram, LayerWeights, Weights
+from qfair_check.record import Histogram, Weights
 
 HISTOGRAM_BINS = 101
 
@@ -25,21 +25,8 @@ def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
 
     Source: Bellam & Kim, arXiv 2509.07222, eqs. (5) and (6), Fig. 4.
     """
-    layers = tuple(
-        LayerWeights(
-            name=layer.name,
-            shape=layer.shape,
-            bits=layer.bits,
-            scale=layer.scale,
-            zero_point=layer.zero_point,
-            levels=layer.levels,
-            zeros=layer.zeros,
-            clipped=layer.clipped,
-            weight_difference=layer.difference,
-        )
-        for layer in quantized.layers
-    )
-    elements = sum(layer.elements for layer in quantized.layers)
+    layers = quantized.layers
+    elements = sum(layer.elements for layer in layers)
     zeros = sum(layer.zeros for layer in layers)
     counts = np.zeros(HISTOGRAM_BINS, np.int64)
     for _, weight, _ in quantizable_weights(quantized.module):

@@ -12,46 +12,9 @@ from qfair_check.precision import Precision
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.spec import Scheme
 from qfair_check.quantize.uniform import quantize_tensor
+from qfair_check.record import LayerWeights
 
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedLayer:
-    """One quantized tensor: its grid, and what the grid did to it.
-
-    Parameters
-    ----------
-    name : str
-    shape : tuple of int
-    elements : int
-        Number of weights.
-    bits : int
-        Bits per weight.
-    scale : tuple of float
-        The step: one value, or one per channel; empty at a floating-point precision.
-    zero_point : tuple of int
-        The code of real 0, for each scale.
-    levels : int
-        Distinct codes in use, in the channel with the most; 0 at a floating-point precision.
-    zeros : int
-        Weights that are now exactly zero.
-    difference : float
-        sum |w~ - w|, in float64.
-    clipped : int
-        Weights that fell beyond the ends of the grid.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    elements: int
-    bits: int
-    scale: tuple[float, ...]
-    zero_point: tuple[int, ...]
-    levels: int
-    zeros: int
-    difference: float
-    clipped: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +24,7 @@ class QuantizedModel:
     module: nn.Module
     precision: Precision
     scheme: Scheme
-    layers: tuple[QuantizedLayer, ...]
+    layers: tuple[LayerWeights, ...]
 
 
 def quantize_model(
@@ -98,7 +61,7 @@ def quantize_model(
     >>> quantized = quantize_model(net, "int2")
     >>> quantized.module.weight.tolist() == [[net.weight.max(), 0], [net.weight.max(), 0]]
     True
-    >>> quantized.layers[0].levels, quantized.layers[0].zeros, round(quantized.layers[0].difference, 6)
+    >>> quantized.layers[0].levels, quantized.layers[0].zeros, round(quantized.layers[0].weight_difference, 6)
     (2, 2, 0.5)
     """
     wanted, grid = Precision.parse(precision), Scheme.parse(scheme)
@@ -187,9 +150,7 @@ def _first(found: list[str], most: int = 5) -> str:
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
-def _quantize_weight(
-    name: str, weight: nn.Parameter, axis: int, precision: Precision, scheme: Scheme
-) -> QuantizedLayer:
+def _quantize_weight(name: str, weight: nn.Parameter, axis: int, precision: Precision, scheme: Scheme) -> LayerWeights:
     before = weight.detach()
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
@@ -203,16 +164,15 @@ def _quantize_weight(
             raise QFairError(f"{name} uses {levels} levels at {precision}, more than {2**precision.bits}: report this")
     elif precision.name in _HALVES:
         after = before.to(_HALVES[precision.name]).float()
-    layer = QuantizedLayer(
+    layer = LayerWeights(
         name=name,
         shape=tuple(before.shape),
-        elements=before.numel(),
         bits=precision.bits,
         scale=scale,
         zero_point=zero_point,
         levels=levels,
         zeros=int((after == 0).sum()),
-        difference=float((after.double() - before.double()).abs().sum()),
+        weight_difference=float((after.double() - before.double()).abs().sum()),
         clipped=clipped,
     )
     weight.copy_(after)

@@ -87,6 +87,11 @@ def _preamble(audit: Audit) -> list[str]:
     if audit.model.parameters and share < _LEAST_SHARE:
         lines.append(f"warning  only {share:.1%} of the parameters lie in layers that are quantized")
     lines += [f"note    {printable(notice)}" for notice in inputs.notices]
+    lines += [
+        f"note    FVO at {result.precision} is not defined: {printable(result.undefined['fvo'])}"
+        for result in audit.precisions
+        if "fvo" in result.undefined
+    ]
     emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
     lines += [f"note    {computation}" for computation in emulated]
     return lines

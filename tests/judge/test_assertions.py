@@ -53,7 +53,7 @@ def test_it_is_an_assertion_error(audit):
 
 def test_a_limit_by_precision(audit):
     qfair_check.assert_fvo_below(audit, "0.1,int4=0.4")
-    with pytest.raises(OptionError, match="max_fvo is 'int4=0.4': it sets no limit for int8"):
+    with pytest.raises(OptionError, match=r"max_fvo is 'int4=0\.4': it sets no limit for int8"):
         qfair_check.assert_fvo_below(audit, "int4=0.4")
     with pytest.raises(OptionError, match="int2, which is not audited"):
         qfair_check.assert_fvo_below(audit, "0.1,int2=0.4")

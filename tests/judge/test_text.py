@@ -1,3 +1,4 @@
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -108,3 +109,12 @@ def test_a_failure_names_the_groups_that_were_not_judged(make_audit):
 )
 def test_names_are_fit_for_a_terminal(name, shown):
     assert shown_name(name) == shown
+
+
+def test_the_cosine_distance_says_how_many_samples_it_leaves_out(faces):
+    groups = tuple(replace(group, null_logits=3) for group in faces.at("int3").groups)
+    changed = replace(faces, precisions=(faces.fp32, replace(faces.at("int3"), groups=groups)))
+    assert say(changed, "cosine-distance", "0.001").splitlines()[0] == (
+        "worst group's cosine distance at int3 is 0.010, above the limit 0.001 "
+        "(3 of 1452 samples have null logits and are left out)"
+    )

@@ -13,6 +13,7 @@ from qfair_check.quantize import model as quantize_module
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.model import quantize_model, quantized_share
 from qfair_check.quantize.spec import Scheme
+from qfair_check.record import LayerWeights
 
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int2"]
 
@@ -50,7 +51,7 @@ def test_weights_are_rounded_and_nothing_else(net, bits):
         assert torch.equal(quantized.module.state_dict()[name], expected), name
     for layer, value in zip(quantized.layers, (net[0].weight, net[3].weight), strict=True):
         before, after = (w.detach().numpy().astype(np.float64) for w in (value, plain_absmax(value, bits)))
-        assert layer.difference == pytest.approx(np.abs(after - before).sum(), rel=1e-12)
+        assert layer.weight_difference == pytest.approx(np.abs(after - before).sum(), rel=1e-12)
 
 
 def test_the_account_of_each_layer_by_hand():
@@ -61,16 +62,15 @@ def test_the_account_of_each_layer_by_hand():
     assert quantized.scheme == Scheme()
     (found,) = quantized.layers
     assert quantized.module.weight.tolist() == [[-3, 0, 2, 0], [3, -1, 0, 1]]
-    assert found == quantize_module.QuantizedLayer(
+    assert found == LayerWeights(
         name="weight",
         shape=(2, 4),
-        elements=8,
         bits=3,
         scale=(1.0,),
         zero_point=(0,),
         levels=6,
         zeros=3,
-        difference=0.25 + 0.5 + 0.25 + 0.25 + 0.5 + 0.25,
+        weight_difference=0.25 + 0.5 + 0.25 + 0.25 + 0.5 + 0.25,
         clipped=0,
     )
 
@@ -175,7 +175,10 @@ def test_fp32_changes_nothing(net):
         ("0.weight", 32, (), 0),
         ("3.weight", 32, (), 0),
     ]
-    assert [(layer.zeros, layer.difference, layer.clipped) for layer in quantized.layers] == [(0, 0, 0), (5, 0, 0)]
+    assert [(layer.zeros, layer.weight_difference, layer.clipped) for layer in quantized.layers] == [
+        (0, 0, 0),
+        (5, 0, 0),
+    ]
 
 
 def test_fp16_rounds_every_parameter_and_buffer(net):
@@ -186,8 +189,10 @@ def test_fp16_rounds_every_parameter_and_buffer(net):
         expected = value.numpy() if name.endswith("tracked") else value.numpy().astype(np.float16)
         np.testing.assert_array_equal(found.numpy(), expected.astype(value.numpy().dtype))
     weight = net[3].weight.detach().numpy().astype(np.float64)
-    assert quantized.layers[1].difference == pytest.approx(np.abs(weight.astype(np.float16) - weight).sum(), rel=1e-9)
-    assert quantized.layers[1].difference > 0
+    assert quantized.layers[1].weight_difference == pytest.approx(
+        np.abs(weight.astype(np.float16) - weight).sum(), rel=1e-9
+    )
+    assert quantized.layers[1].weight_difference > 0
     assert (quantized.layers[1].bits, quantized.layers[1].scale) == (16, ())
 
 
