@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qfair_check.inputs.model import Model as Model
     from qfair_check.inputs.model import load_model as load_model
     from qfair_check.inputs.model import save_model as save_model
+    from qfair_check.judge.assertions import InsufficientDataWarning as InsufficientDataWarning
     from qfair_check.judge.assertions import assert_accuracy_drop_below as assert_accuracy_drop_below
     from qfair_check.judge.assertions import assert_cosine_distance_below as assert_cosine_distance_below
     from qfair_check.judge.assertions import assert_flip_rate_below as assert_flip_rate_below
@@ -49,6 +50,7 @@ _HOMES = {
     "qfair_check.inputs.data": ("GroupedData", "grouped_data", "load_data"),
     "qfair_check.inputs.model": ("Model", "load_model", "save_model"),
     "qfair_check.judge.assertions": (
+        "InsufficientDataWarning",
         "assert_accuracy_drop_below",
         "assert_cosine_distance_below",
         "assert_flip_rate_below",

@@ -17,6 +17,7 @@ from qfair_check.files import replace_file
 from qfair_check.inputs.architecture import build_architecture
 from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
 from qfair_check.inputs.options import ModelOptions, Preprocessing
+from qfair_check.inputs.wording import listed
 
 DEMO = "demo"
 
@@ -228,12 +229,8 @@ def _check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, arch
             if name in state and state[name].shape != expected[name].shape
         ],
     }
-    told = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in faults.items() if names)
+    told = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in faults.items() if names)
     if told:
         raise InputError(
             f"{source} does not fit the architecture {architecture}: {told}; name the one it was trained with"
         )
-
-
-def _first(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

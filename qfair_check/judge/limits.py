@@ -1,7 +1,7 @@
 """What can be judged, and the limits that a user sets, as the exact decimals that were typed."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -128,6 +128,8 @@ Limits = Mapping[str, Limit]
 def gate_limits(given: Mapping[str, object]) -> dict[str, Limit]:
     """Return the limits of the built-in gate by check name: those given by keyword (None: not given), and defaults.
 
+    A limit given for some precisions only leaves the default in force at the others.
+
     Raises
     ------
     OptionError
@@ -138,8 +140,16 @@ def gate_limits(given: Mapping[str, object]) -> dict[str, Limit]:
     >>> {name: str(limit) for name, limit in gate_limits({"max_fvo": "0.3"}).items()}
     {'fvo': '0.3', 'fvo-increase': '0.05', 'group-drop': '0.05', 'accuracy-drop': '0.02'}
     """
-    chosen = {check: check.default if (value := given.get(check.keyword)) is None else value for check in GATE_CHECKS}
-    return {check.name: Limit.parse(value, check) for check, value in chosen.items() if value is not None}
+    limits = {}
+    for check in GATE_CHECKS:
+        default = None if check.default is None else Decimal(check.default)
+        value = given.get(check.keyword)
+        limit = Limit(None) if value is None else Limit.parse(value, check)
+        if limit.everywhere is None:
+            limit = replace(limit, everywhere=default)
+        if limit != Limit(None):
+            limits[check.name] = limit
+    return limits
 
 
 def check_limits_bind(limits: Limits, precisions: Iterable[str]) -> None:

@@ -81,3 +81,9 @@ def test_the_gate_has_five_limits():
         "min_accuracy",
         "max_accuracy_drop",
     ]
+
+
+def test_a_limit_for_one_precision_leaves_the_default_at_the_others():
+    limits = gate_limits({"max_group_drop": "int4=0.2", "max_fvo": "int4=0.3"})
+    assert [limits["group-drop"].bound(name) for name in ("int8", "int4")] == [Decimal("0.05"), Decimal("0.2")]
+    assert [limits["fvo"].bound(name) for name in ("int8", "int4")] == [None, Decimal("0.3")]
