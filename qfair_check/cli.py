@@ -18,9 +18,10 @@ from qfair_check.options import (
     judge_options,
     measure_options,
     model_options,
+    not_empty,
 )
 
-EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE = 0, 1, 2, 4
+EXIT_INTERRUPTED, EXIT_USAGE = 2, 4
 
 _AUDIT_EXAMPLES = """examples:
   qfair audit demo --bits 8,4,2 --out audit.json
@@ -52,9 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("qfair: interrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return EXIT_OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
     gate = _command(commands, "gate", "judge a saved audit, without the model and without torch", _GATE_EXAMPLES)
     gate.add_argument("audit", metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
-    gate.add_argument("--bits", metavar="BITS", help="precisions to judge, such as 8,4 (default: all that it holds)")
+    gate.add_argument(
+        "--bits", type=not_empty, metavar="BITS", help="precisions to judge, such as 8,4 (default: all that it holds)"
+    )
     _add(gate, JUDGE_OPTIONS)
     gate.set_defaults(run=_gate)
 
@@ -103,7 +103,11 @@ def _add(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
             parser.add_argument(f"--{option.name}", help=option.help, action="store_const", const="yes")
         else:
             parser.add_argument(
-                f"--{option.name}", help=option.help, metavar=option.metavar, choices=option.choices or None
+                f"--{option.name}",
+                help=option.help,
+                type=not_empty,
+                metavar=option.metavar,
+                choices=option.choices or None,
             )
 
 

@@ -145,6 +145,9 @@ def _table(audit: Audit, verdicts: Sequence[Verdict]) -> str:
 
 
 def _print(text: str) -> None:
-    """Print, with a replacement for what the terminal's encoding cannot say."""
+    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,24 +1,27 @@
-"""The built-in gate: one test item for each limit and precision, measured once before the tests run."""
+"""The built-in gate: measured once before the tests run, judged by one test item for each limit and precision."""
 
 import sys
-import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest._code.code import ReprFileLocation, TerminalRepr
-from _pytest._io import TerminalWriter
-from _pytest.runner import runtestprotocol
 
-from qfair_check.errors import FairnessError, QFairError
-from qfair_check.judge.assertions import InsufficientDataWarning
+from qfair_check.errors import MeasureError, OptionError, QFairError
+from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_gate_ids
 from qfair_check.judge.limits import CHECKS
-from qfair_check.judge.text import describe
-from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit, judge_one
-from qfair_check.options import JudgeOptions, judge_options, measure_options
-from qfair_check.plugin_options import check_command_line_limits, lookup
+from qfair_check.judge.text import printable
+from qfair_check.judge.verdicts import Verdict, judge_one
+from qfair_check.options import DEMO, JudgeOptions, judge_options, measure_options
+from qfair_check.overrides import inputs_from_fixtures, overridden_fixtures
+from qfair_check.plugin_options import (
+    audit_path,
+    check_command_line_limits,
+    check_rootdir,
+    given_on_command_line,
+    lookup,
+)
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
 from qfair_check.sources import (
@@ -31,7 +34,6 @@ from qfair_check.sources import (
     shared_folder,
 )
 
-NODE = "qfair"
 _GATE_FILE = "gate.json"
 _FIXTURES = frozenset({"qfair_precision", "qfair_audit", "qfair_model", "qfair_data"})
 
@@ -51,9 +53,11 @@ class Gate:
         self.judging = judging
         self._audit = saved
         self._is_saved = saved is not None
-        self._overridden = _overridden(config)
-        self._selected = _take_gate_ids(config)
-        self._idle = False
+        self._overridden = overridden_fixtures(config)
+        self._selected = take_gate_ids(config)
+        self._judged: set[str] = set()
+        self._written: str | None = None
+        self._is_idle = False
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Gate":
@@ -66,40 +70,44 @@ class Gate:
         """
         get = lookup(config)
         try:
+            check_rootdir(config)
             judging = judge_options(get)
-            measuring = measure_options(get)
+            precisions = measure_options(get).precisions
             saved = saved_audit(config)
-            if saved is not None and get("model"):
-                raise pytest.UsageError("give --qfair-model or --qfair-audit, not both")
-            precisions = measuring.precisions
-            if saved is not None and not get("bits"):
-                precisions = tuple(Precision(result.precision) for result in saved.quantized)
             if saved is not None:
+                if not get("bits"):
+                    precisions = tuple(Precision(result.precision) for result in saved.quantized)
                 for precision in precisions:
                     saved.at(precision)
             check_command_line_limits(config, precisions)
+            gate = cls(config, precisions, judging, saved)
+            gate.check_inputs()
         except QFairError as error:
             raise pytest.UsageError(str(error)) from None
-        gate = cls(config, precisions, judging, saved)
-        gate.check_files(get)
         return gate
 
-    def check_files(self, get: Any) -> None:
-        """Refuse what can be known to fail before anything is measured."""
+    def check_inputs(self) -> None:
+        """Refuse what can be known to fail before anything is measured.
+
+        Raises
+        ------
+        OptionError
+            Naming it.
+        """
         if self.is_gating and not self.precisions:
-            raise pytest.UsageError("there is nothing to gate: fp32 is the baseline, give --bits such as 8,4")
-        if self.config.getoption("qfair_data") and not self.is_gating:
-            raise pytest.UsageError(NO_MODEL)
-        if get("model") and get("model") != "demo" and not get("data") and "qfair_data" not in self._overridden:
-            raise pytest.UsageError(NO_DATA)
-        target = get("json")
+            raise OptionError("there is nothing to gate: fp32 is the baseline, give --bits such as 8,4")
+        if self.is_gating and not self._is_saved and not self._data_name():
+            raise OptionError(NO_DATA)
+        target = lookup(self.config)("json")
         if target and not Path(target).absolute().parent.is_dir():
-            raise pytest.UsageError(f"--qfair-json {target}: there is no folder {Path(target).absolute().parent}")
+            raise OptionError(f"--qfair-json {target}: there is no folder {Path(target).absolute().parent}")
+        if target and Path(target).is_dir():
+            raise OptionError(f"--qfair-json {target} is a folder: name a file in it")
 
     @property
     def is_gating(self) -> bool:
-        """Whether there is something to gate: a model, a saved audit, or an override in the rootdir's conftest."""
-        return self._is_saved or bool(lookup(self.config)("model")) or "qfair_model" in self._overridden
+        """Whether there is something to gate: a model, a saved audit, or an override for the whole run."""
+        return self._is_saved or bool(self._model_name())
 
     @property
     def audit(self) -> Audit:
@@ -107,29 +115,34 @@ class Gate:
         if self._audit is None:
             folder = shared_folder(self.config)
             if folder is None:
-                raise pytest.UsageError("the model has not been measured")
+                raise MeasureError("the model has not been measured, since the run did not get to that")
             self._audit = Audit.load(folder / _GATE_FILE)
         return self._audit
 
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """Return the verdict on every limit at every gated precision."""
-        gated = {precision.name for precision in self.precisions}
-        told = judge_audit(self.audit, self.judging.limits, min_group_size=self.judging.min_group_size)
-        return tuple(verdict for verdict in told if verdict.precision in gated)
+    def verdict(self, check: str, precision: str) -> Verdict:
+        """Judge one limit at one precision where it binds."""
+        limit = self.judging.limits[check].bound(precision)
+        if limit is None:
+            raise OptionError(f"no limit binds {check} at {precision}")
+        least = self.judging.min_group_size
+        return judge_one(self.audit, CHECKS[check], limit, precision, min_group_size=least)
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return check and precision of each item: all, or those whose ids stand on the command line."""
+        bound = self._bound()
+        return [pair for pair in bound if node_id(*pair) in self._selected] if self._selected else bound
 
     def pytest_report_header(self) -> list[str]:
         """Say what is gated, and the limits."""
         if not self.is_gating:
             return []
-        get = lookup(self.config)
         names = ", ".join(map(str, self.precisions))
         if self._is_saved:
-            subject = f"audit {get('audit')} at {names}"
+            subject = f"audit {audit_path(self.config)} at {names}"
         else:
-            data = get("data") or ("demo" if get("model") == "demo" else "from conftest")
-            scheme = measure_options(get).scheme
-            subject = f"model {get('model') or 'from conftest'}, data {data}, at {names}, {scheme}"
-        return [f"qfair: {subject}", f"qfair limits: {limits_text(self.judging)}"]
+            scheme = measure_options(lookup(self.config)).scheme
+            subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {scheme}"
+        return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -143,12 +156,65 @@ class Gate:
             report.result = [*report.result, node]
         return report
 
-    def items(self) -> list[tuple[str, str]]:
-        """Return check and precision of each item: all, or those whose ids stand on the command line."""
-        bound = self._bound()
-        return [pair for pair in bound if _node_id(*pair) in self._selected] if self._selected else bound
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note a run that asks for qfair and has nothing to judge."""
+        uses = any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
+        if self.is_gating or uses or _is_distributed(self.config):
+            return
+        given = given_on_command_line(self.config)
+        self._is_idle = bool(given)
+        if "data" in given:
+            raise pytest.UsageError(NO_MODEL)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Measure before the first test, in the controlling process."""
+        if self._must_measure(session):
+            try:
+                self._audit = self._measured(session)
+                self._publish(self._audit)
+            except QFairError as error:
+                raise pytest.UsageError(str(error)) from None
+        return (yield)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which limits were judged, in whichever process."""
+        if report.when == "call":
+            self._judged.add(report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show groups as rows and precisions as columns, once a limit was judged."""
+        if self._is_idle:
+            terminalreporter.write_line(
+                "qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture", yellow=True
+            )
+        verdicts = [self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged]
+        if verdicts and self._audit is not None and self.config.get_verbosity() >= 0:
+            from qfair_check.report.terminal import render
+
+            writer = self.config.get_terminal_writer()
+            terminalreporter.section("qfair audit")
+            table = render(self._audit, verdicts, width=writer.fullwidth, colour=writer.hasmarkup)
+            for line in table.splitlines():
+                terminalreporter.write_line(line)
+        if self._written:
+            terminalreporter.write_line(f"audit written to {self._written}")
+
+    def _model_name(self) -> str | None:
+        return self._fixture_in("qfair_model") or lookup(self.config)("model")
+
+    def _data_name(self) -> str | None:
+        get = lookup(self.config)
+        return self._fixture_in("qfair_data") or get("data") or (DEMO if get("model") == DEMO else None)
+
+    def _fixture_in(self, name: str) -> str | None:
+        where = self._overridden.get(name)
+        return f"of the fixture {name} in {Path(where.__file__ or where.__name__).name}" if where else None
 
     def _bound(self) -> list[tuple[str, str]]:
+        if not self.is_gating:
+            return []
         return [
             (check, precision.name)
             for precision in self.precisions
@@ -157,50 +223,18 @@ class Gate:
         ]
 
     def _check_selected(self) -> None:
-        known = [_node_id(*pair) for pair in self._bound()]
-        for node_id in self._selected:
-            if node_id not in known:
-                raise pytest.UsageError(f"not found: {node_id}\n(the gate has {', '.join(known) or 'no items'})")
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note a run that asks for qfair and has nothing to judge."""
-        uses = any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
-        self._idle = not self.is_gating and not uses and not _is_distributed(self.config)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Measure before the first test, in the controlling process."""
-        if self._must_measure(session):
-            try:
-                self._audit = self._measured(session)
-            except QFairError as error:
-                raise pytest.UsageError(str(error)) from None
-            self._publish()
-        return (yield)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show groups as rows and precisions as columns."""
-        if self._idle:
-            terminalreporter.write_line(
-                "qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture",
-                yellow=True,
-            )
-        if self._audit is None or hasattr(self.config, "workerinput") or self.config.get_verbosity() < 0:
-            return
-        from qfair_check.report.terminal import render
-
-        writer = self.config.get_terminal_writer()
-        terminalreporter.section("qfair audit")
-        terminalreporter.write(render(self._audit, self.verdicts(), width=writer.fullwidth, colour=writer.hasmarkup))
-        target = lookup(self.config)("json")
-        if target and not self._is_saved:
-            terminalreporter.write_line(f"audit written to {target}")
+        known = [node_id(*pair) for pair in self._bound()]
+        for wanted in self._selected:
+            if wanted not in known:
+                raise pytest.UsageError(f"not found: {wanted}\n(the gate has {', '.join(known) or 'no items'})")
 
     def _must_measure(self, session: pytest.Session) -> bool:
+        option = self.config.option
         if self._is_saved or not self.is_gating or hasattr(self.config, "workerinput"):
             return False
-        if self.config.option.collectonly or session.testsfailed:
+        if option.collectonly or getattr(option, "setuponly", False):
+            return False
+        if session.testsfailed and not option.continue_on_collection_errors:
             return False
         return _is_distributed(self.config) or any(isinstance(item, GateItem) for item in session.items)
 
@@ -211,174 +245,37 @@ class Gate:
             model, data = self._inputs(session)
             if reporter and self.config.get_verbosity() >= 0:
                 for notice in data.notices:
-                    reporter.write_line(f"qfair: {notice}")
+                    reporter.write_line(f"qfair: {printable(notice)}")
             return _with_progress(self.config, model, data, self.precisions)
 
     def _inputs(self, session: pytest.Session) -> tuple[Any, Any]:
         if self._overridden:
-            return _from_fixtures(session)
+            return inputs_from_fixtures(session, next(iter(self._overridden.values())))
         try:
             model = load_configured_model(self.config)
             return model, load_configured_data(self.config, model)
         except pytest.fail.Exception as failure:
             raise pytest.UsageError(failure.msg or "") from None
 
-    def _publish(self) -> None:
-        audit = self.audit
+    def _publish(self, audit: Audit) -> None:
         target = lookup(self.config)("json")
-        try:
-            if target:
-                audit.save(target)
-            folder = shared_folder(self.config)
-            if folder is not None:
-                audit.save(folder / _GATE_FILE)
-        except QFairError as error:
-            raise pytest.UsageError(str(error)) from None
+        if target:
+            audit.save(target)
+            self._written = target
+        folder = shared_folder(self.config)
+        if folder is not None:
+            audit.save(folder / _GATE_FILE)
 
 
-class GateCollector(pytest.Collector):
-    """The node ``qfair``, which holds the items of the gate."""
-
-    def __init__(self, *, gate: Gate, **rest: Any) -> None:
-        super().__init__(**rest)
-        self._gate = gate
-        self.add_marker("qfair")
-
-    def collect(self) -> Iterable["GateItem"]:
-        """Yield one item for each limit and precision where it binds."""
-        for check, precision in self._gate.items():
-            yield GateItem.from_parent(
-                self,
-                name=f"{check}[{precision}]",
-                nodeid=_node_id(check, precision),
-                gate=self._gate,
-                check=check,
-                precision=precision,
-            )
-
-
-class GateItem(pytest.Item):
-    """One limit at one precision."""
-
-    def __init__(self, *, gate: Gate, check: str, precision: str, **rest: Any) -> None:
-        super().__init__(**rest)
-        self._gate = gate
-        self._check = check
-        self._precision = precision
-
-    def runtest(self) -> None:
-        """Judge the audit; a broken limit raises."""
-        limit = self._gate.judging.limits[self._check].bound(self._precision)
-        if limit is None:
-            raise FairnessError(f"no limit binds {self._check} at {self._precision}")
-        audit = self._gate.audit
-        verdict = judge_one(
-            audit,
-            CHECKS[self._check],
-            limit,
-            self._precision,
-            min_group_size=self._gate.judging.min_group_size,
-        )
-        if lookup(self.config)("junit_properties") != "off":
-            self.user_properties += _properties(verdict)
-        text = describe(verdict, audit)
-        insufficient = self._gate.judging.insufficient
-        if verdict.outcome is Outcome.FAIL or (verdict.outcome is Outcome.INSUFFICIENT and insufficient == "fail"):
-            raise FairnessError(text)
-        if verdict.outcome is Outcome.INSUFFICIENT and insufficient == "warn":
-            warnings.warn(text, InsufficientDataWarning, stacklevel=1)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *_: object) -> Any:
-        """Show what the verdict says, without a traceback."""
-        if isinstance(excinfo.value, FairnessError | QFairError):
-            return VerdictText(str(excinfo.value), str(self.path))
-        return super().repr_failure(excinfo)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Name the item where pytest shows a location."""
-        return self.path, None, self.name
-
-
-def limits_text(judging: JudgeOptions) -> str:
-    """Return the limits in one line."""
+def _limits_text(judging: JudgeOptions) -> str:
     return ", ".join(
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
 
 
-class VerdictText(TerminalRepr):
-    """A failure as text; its first line stands in pytest's short summary."""
-
-    def __init__(self, text: str, path: str) -> None:
-        self.text = text
-        self.reprcrash = ReprFileLocation(path, 0, text.splitlines()[0])
-
-    def toterminal(self, tw: TerminalWriter) -> None:
-        """Write the text, the headline in red."""
-        headline, *rest = self.text.splitlines()
-        tw.line(headline, red=True, bold=True)
-        for line in rest:
-            tw.line(line)
-
-
-def _node_id(check: str, precision: str) -> str:
-    return f"{NODE}::{check}[{precision}]"
-
-
-def _properties(verdict: Verdict) -> list[tuple[str, object]]:
-    measured = "" if verdict.measured is None else float(verdict.measured)
-    return [
-        ("qfair_check", verdict.check),
-        ("qfair_precision", verdict.precision),
-        ("qfair_limit", str(verdict.limit)),
-        ("qfair_measured", measured),
-        ("qfair_outcome", str(verdict.outcome)),
-    ]
-
-
 def _is_distributed(config: pytest.Config) -> bool:
     return config.pluginmanager.hasplugin("dsession")
-
-
-def _overridden(config: pytest.Config) -> set[str]:
-    """Return which of our input fixtures the conftest.py in the rootdir overrides."""
-    conftest = config.pluginmanager.getplugin(str(config.rootpath / "conftest.py"))
-    return {name for name in ("qfair_model", "qfair_data") if conftest and hasattr(conftest, name)}
-
-
-def _take_gate_ids(config: pytest.Config) -> list[str]:
-    """Take ids of gate items out of the arguments, which pytest would look for as files.
-
-    pytest shows ids relative to the working directory, so that the id may start with ``../qfair::``.
-    """
-    ids = {arg: f"{NODE}::{arg.partition('::')[2]}" for arg in config.args if _is_gate_id(config, arg)}
-    config.args[:] = [arg for arg in config.args if arg not in ids]
-    return list(ids.values())
-
-
-def _is_gate_id(config: pytest.Config, arg: str) -> bool:
-    path, separator, _ = arg.partition("::")
-    return bool(separator) and Path(path).name == NODE and not (config.invocation_params.dir / path).exists()
-
-
-def _from_fixtures(session: pytest.Session) -> tuple[Any, Any]:
-    """Return what the fixtures qfair_model and qfair_data give at the root of the session."""
-    found: list[Any] = []
-
-    def qfair_inputs(qfair_model: object, qfair_data: object) -> None:
-        found.extend((qfair_model, qfair_data))
-
-    probe = pytest.Function.from_parent(session, name="qfair_inputs", callobj=qfair_inputs)
-    following = session.items[0] if session.items else None
-    reports = runtestprotocol(probe, log=False, nextitem=following)
-    for report in reports:
-        if not report.passed:
-            raise pytest.UsageError(f"the fixtures qfair_model and qfair_data failed: {report.longreprtext}")
-    from qfair_check.inputs.data import as_grouped_data
-    from qfair_check.inputs.model import as_model
-
-    return as_model(found[0]), as_grouped_data(found[1])
 
 
 def _with_progress(config: pytest.Config, model: Any, data: Any, precisions: tuple[Precision, ...]) -> Audit:

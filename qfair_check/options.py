@@ -1,5 +1,6 @@
 """Every option, once: the plugin offers it as ``--qfair-NAME`` and ``qfair_NAME``, the command line as ``--NAME``."""
 
+import argparse
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ class Option:
     def key(self) -> str:
         """The name with underscores."""
         return self.name.replace("-", "_")
+
+
+def not_empty(given: str) -> str:
+    """Refuse an empty value: it is more often an unset variable of a CI script than a wish for the default."""
+    if not given.strip():
+        raise argparse.ArgumentTypeError("the value is empty: leave the option out for its default")
+    return given
 
 
 MODEL_OPTIONS = (

@@ -24,7 +24,7 @@ _short_bits_taken = pytest.StashKey[bool]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer every option as ``--qfair-NAME`` and as ``qfair_NAME`` in the ini file."""
-    from qfair_check.options import PLUGIN_OPTIONS
+    from qfair_check.options import PLUGIN_OPTIONS, not_empty
 
     group = parser.getgroup("qfair", "fairness of quantized models (FVO: the largest gap in accuracy between groups)")
     for option in PLUGIN_OPTIONS:
@@ -32,8 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         if option.is_flag:
             arguments |= {"action": "store_const", "const": "yes"}
         else:
-            arguments["metavar"] = option.metavar
-            arguments["choices"] = option.choices or None
+            arguments |= {"type": not_empty, "metavar": option.metavar, "choices": option.choices or None}
         group.addoption(f"--qfair-{option.name}", **arguments)
         parser.addini(f"qfair_{option.key}", f"ini twin of --qfair-{option.name}", default=None)
 
@@ -47,14 +46,21 @@ def pytest_load_initial_conftests(
     Added always, it would break suites in which a nested conftest owns the name.
     """
     yield
-    wanted = any(arg.split("=")[0] in (_SHORT_BITS, "--help", "-h") for arg in args)
-    if wanted:
+    names = {arg.split("=")[0] for arg in args}
+    if names & {_SHORT_BITS, "--help", "-h"}:
+        from qfair_check.options import not_empty
+
         try:
             parser.getgroup("qfair").addoption(
-                _SHORT_BITS, dest="qfair_bits", default=None, metavar="BITS", help="short for --qfair-bits"
+                _SHORT_BITS,
+                dest="qfair_bits",
+                default=None,
+                type=not_empty,
+                metavar="BITS",
+                help="short for --qfair-bits",
             )
         except (ValueError, argparse.ArgumentError):
-            early_config.stash[_short_bits_taken] = True
+            early_config.stash[_short_bits_taken] = _SHORT_BITS in names
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,11 +73,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if not is_in_use(config):
         return
-    if config.stash.get(_short_bits_taken, False) and not config.getoption("qfair_bits"):
-        raise pytest.UsageError(f"{_SHORT_BITS} belongs to another plugin or conftest here: say --qfair-bits instead")
+    _refuse_taken_bits(config)
     from qfair_check.gate import Gate
 
     config.pluginmanager.register(Gate.from_config(config), "qfair-gate")
+
+
+def _refuse_taken_bits(config: pytest.Config) -> None:
+    if config.stash.get(_short_bits_taken, False) and not (
+        config.getoption("qfair_bits") or config.getini("qfair_bits")
+    ):
+        raise pytest.UsageError(f"{_SHORT_BITS} belongs to another plugin or conftest here: say --qfair-bits instead")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -93,19 +105,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from qfair_check.plugin_options import precisions_for
 
-    precisions = precisions_for(metafunc.config, metafunc.definition)
+    try:
+        precisions = precisions_for(metafunc.config, metafunc.definition)
+    except pytest.UsageError:  # told when all tests are collected, since only then it ends the run with exit code 4
+        precisions = ()
     metafunc.parametrize("qfair_precision", precisions, ids=[precision.name for precision in precisions])
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse markers that make no sense."""
-    marked = [item for item in items if item.get_closest_marker("qfair")]
-    if marked:
+    """Refuse options and markers of our tests that make no sense."""
+    ours = [item for item in items if item.get_closest_marker("qfair") or _uses_precisions(item)]
+    if ours:
         from qfair_check.plugin_options import check_marker
 
-        for item in marked:
+        for item in ours:
+            if _uses_precisions(item):
+                _refuse_taken_bits(item.config)
             check_marker(item)
+
+
+def _uses_precisions(item: pytest.Item) -> bool:
+    return bool({"qfair_precision", "qfair_audit"} & set(getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture(scope="session")
@@ -116,13 +137,15 @@ def qfair_model(request: pytest.FixtureRequest) -> "Model":
     return load_configured_model(request.config)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def qfair_data(request: pytest.FixtureRequest) -> "GroupedData":
-    """The grouped data that ``--qfair-data`` names; override it in a conftest to give other data."""
-    from qfair_check.inputs.model import as_model
+    """The grouped data that ``--qfair-data`` names; override it in a conftest to give other data.
+
+    Read once for all models that name the same classes and preprocessing.
+    """
     from qfair_check.sources import load_configured_data
 
-    return load_configured_data(request.config, as_model(request.getfixturevalue("qfair_model")))
+    return load_configured_data(request.config, request.getfixturevalue("qfair_model"))
 
 
 @pytest.fixture
@@ -137,7 +160,10 @@ def qfair_audit(request: pytest.FixtureRequest) -> "Audit":
 @pytest.fixture
 def qfair_precision() -> "Precision":
     """The precision this test runs at: one of ``--bits``."""
-    raise pytest.UsageError("qfair_precision is set by the plugin, once for each of --bits")
+    raise pytest.UsageError(
+        "qfair and qfair_quantized run a test once for each of --bits, which needs a test function that names them as "
+        "arguments; in a unittest.TestCase, or with request.getfixturevalue, use qfair_audit"
+    )
 
 
 @pytest.fixture
@@ -150,7 +176,7 @@ def qfair(request: pytest.FixtureRequest, qfair_precision: "Precision") -> Itera
     audit = audit_for(request, precisions_for(request.config, request.node))
     bound = QFair(audit, qfair_precision, judging_for(request.config, request.node))
     yield bound
-    forgotten = marked_limits(request.node) - bound.judged
+    forgotten = marked_limits(request.node, qfair_precision) - bound.judged
     if forgotten and not request.node.stash.get(_call_failed, False):
         names = ", ".join(sorted(forgotten))
         pytest.fail(f"the marker sets {names}, and the test never judged it: call qfair.check()", pytrace=False)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from _pytest.config.findpaths import locate_config
 
-from qfair_check.errors import OptionError
-from qfair_check.judge.limits import GATE_CHECKS, check_limits_bind, gate_limits
+from qfair_check.errors import OptionError, QFairError
+from qfair_check.judge.limits import CHECKS, GATE_CHECKS, check_limits_bind, gate_limits
 from qfair_check.options import (
     DEFAULT_BITS,
     DEMO,
@@ -20,6 +21,7 @@ from qfair_check.precision import Precision, parse_precisions
 _FILES = ("model", "data", "audit", "json")
 _FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
+_FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {"audit", "bits", "min_group_size", "insufficient", "junit_properties"}
 _MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size"}
 
 
@@ -31,8 +33,7 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
         if given is not None:
             return str(given)
         if marked and key in marked:
-            value = marked[key]
-            return ",".join(map(str, value)) if isinstance(value, list | tuple | set) else str(value)
+            return _joined(marked[key])
         written = str(config.getini(f"qfair_{key}") or "")
         if key in _FLAGS:
             return "yes" if _is_on(key, written) else None
@@ -44,9 +45,64 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
 
 
 def is_in_use(config: pytest.Config) -> bool:
-    """Whether this run asks for a gate or sets any of our options on the command line."""
-    given = any(config.getoption(f"qfair_{option.key}") is not None for option in PLUGIN_OPTIONS)
-    return given or bool(config.getini("qfair_model")) or bool(config.getini("qfair_audit"))
+    """Whether any of our options is set, on the command line or in the ini file."""
+    keys = [f"qfair_{option.key}" for option in PLUGIN_OPTIONS]
+    return any(config.getoption(key) is not None or config.getini(key) for key in keys)
+
+
+def given_on_command_line(config: pytest.Config) -> set[str]:
+    """Return the keys of the options that the command line sets."""
+    return {option.key for option in PLUGIN_OPTIONS if config.getoption(f"qfair_{option.key}") is not None}
+
+
+def audit_path(config: pytest.Config) -> str | None:
+    """Return the saved audit that this run gates, if it does; the command line wins over the ini file.
+
+    Raises
+    ------
+    OptionError
+        If options for measuring stand beside it.
+    """
+    path = lookup(config)("audit")
+    given = given_on_command_line(config)
+    if path is None or ("audit" not in given and "model" in given):
+        return None
+    if "audit" not in given and config.getini("qfair_model"):
+        raise OptionError("the ini file sets both qfair_model and qfair_audit: leave one out")
+    idle = sorted(given - _FOR_SAVED_AUDITS)
+    if idle:
+        names = ", ".join(f"--qfair-{key.replace('_', '-')}" for key in idle)
+        raise OptionError(f"--qfair-audit gates a saved audit, and nothing is measured: leave out {names}")
+    return path
+
+
+def check_rootdir(config: pytest.Config) -> None:
+    """Refuse a run in which pytest took one of our files for a place of tests, and so left the ini file behind.
+
+    Before it knows our options, pytest looks for its ini file around every word of the command line that is
+    the path of a file; the path after ``--qfair-model`` and a blank is such a word.
+
+    Raises
+    ------
+    OptionError
+        Naming the option, and the spelling that pytest understands.
+    """
+    option = config.option
+    if config.args_source is config.ArgsSource.ARGS or option.inifilename or option.rootdir:
+        return
+    here = config.invocation_params.dir
+    expected = locate_config(here, [here])[1]
+    if config.inipath == expected and (expected or config.rootpath == here):
+        return
+    words = config.invocation_params.args
+    for key in _FILES:
+        value = config.getoption(f"qfair_{key}")
+        if value in words and (here / value).exists():
+            ignored = expected or here / "conftest.py"
+            raise OptionError(
+                f"pytest took {value} for a place of tests, so that its root folder is {config.rootpath} and "
+                f"{ignored} counts for nothing: write --qfair-{key}={value}, with an equals sign"
+            )
 
 
 def marked(node: pytest.Item) -> dict[str, object]:
@@ -57,9 +113,11 @@ def marked(node: pytest.Item) -> dict[str, object]:
     return found
 
 
-def marked_limits(node: pytest.Item) -> set[str]:
-    """Return the keywords of the limits that the markers of a test set."""
-    return set(marked(node)) & _LIMIT_KEYWORDS
+def marked_limits(node: pytest.Item, precision: Precision) -> set[str]:
+    """Return the keywords of the limits that the markers of a test set and that bind at a precision."""
+    limits = gate_limits({keyword: value for keyword, value in marked(node).items() if keyword in _LIMIT_KEYWORDS})
+    binding = {CHECKS[name].keyword for name, limit in limits.items() if limit.bound(precision.name) is not None}
+    return binding & set(marked(node))
 
 
 def precisions_for(config: pytest.Config, node: pytest.Item) -> tuple[Precision, ...]:
@@ -71,15 +129,18 @@ def precisions_for(config: pytest.Config, node: pytest.Item) -> tuple[Precision,
         If a bit width makes no sense, or none is left besides fp32.
     """
     get = lookup(config, marked(node))
-    saved = get("audit")
     try:
+        saved = audit_path(config)
         if saved and not get("bits"):
             from qfair_check.record import Audit
 
             return tuple(Precision(result.precision) for result in Audit.load(saved).quantized)
-        return parse_precisions(get("bits") or DEFAULT_BITS)
-    except OptionError as error:
+        precisions = parse_precisions(get("bits") or DEFAULT_BITS)
+    except QFairError as error:
         raise pytest.UsageError(f"{_where(node)}{error}") from None
+    if not precisions:
+        raise pytest.UsageError(f"{_where(node)}there is nothing to judge: fp32 is the baseline, give bits such as 8,4")
+    return precisions
 
 
 def judging_for(config: pytest.Config, node: pytest.Item) -> JudgeOptions:
@@ -107,12 +168,33 @@ def check_marker(item: pytest.Item) -> None:
                 f"{_where(item)}the qfair marker knows no {', '.join(sorted(unknown))}: "
                 f"it knows {', '.join(sorted(_MARKER_KEYWORDS))}"
             )
-        if marker.kwargs and "qfair_precision" not in getattr(item, "fixturenames", ()):
-            raise pytest.UsageError(
-                f"{_where(item)}the qfair marker sets {', '.join(marker.kwargs)}, and the test does not use the "
-                "qfair fixture: nothing would be judged"
-            )
+        _check_used(item, marker.kwargs)
     judging_for(item.config, item)
+    precisions_for(item.config, item)
+    _check_marked_limits_bind(item)
+
+
+def _check_used(item: pytest.Item, keywords: Mapping[str, object]) -> None:
+    used = set(getattr(item, "fixturenames", ()))
+    judging = [keyword for keyword in keywords if keyword != "bits"]
+    if judging and "qfair" not in used:
+        raise pytest.UsageError(
+            f"{_where(item)}the qfair marker sets {', '.join(judging)}, and the test does not use the qfair fixture: "
+            "nothing would be judged"
+        )
+    if "bits" in keywords and not used & {"qfair_precision", "qfair_audit"}:
+        raise pytest.UsageError(f"{_where(item)}the qfair marker sets bits, and the test uses none of our fixtures")
+
+
+def _check_marked_limits_bind(item: pytest.Item) -> None:
+    """Refuse a limit for a precision that the same markers leave out."""
+    said = marked(item)
+    if "bits" in said:
+        limits = gate_limits({keyword: value for keyword, value in said.items() if keyword in _LIMIT_KEYWORDS})
+        try:
+            check_limits_bind(limits, [str(precision) for precision in parse_precisions(_joined(said["bits"]))])
+        except OptionError as error:
+            raise pytest.UsageError(f"{_where(item)}{error}") from None
 
 
 def check_command_line_limits(config: pytest.Config, precisions: tuple[Precision, ...]) -> None:
@@ -126,6 +208,10 @@ def check_command_line_limits(config: pytest.Config, precisions: tuple[Precision
     given = {keyword: config.getoption(f"qfair_{keyword}") for keyword in _LIMIT_KEYWORDS}
     limits = gate_limits({keyword: value for keyword, value in given.items() if value is not None})
     check_limits_bind(limits, [precision.name for precision in precisions])
+
+
+def _joined(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple | set) else str(value)
 
 
 def _is_on(key: str, written: str) -> bool:

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from qfair_check.errors import InputError, OptionError, QFairError
 from qfair_check.options import MeasureOptions, data_options, measure_options, model_options
-from qfair_check.plugin_options import lookup
+from qfair_check.plugin_options import audit_path, lookup
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
 
@@ -28,17 +28,20 @@ NO_MODEL = "no model is given: pass --qfair-model FILE, or override the fixture 
 NO_DATA = "no grouped data is given: pass --qfair-data FILE, or override the fixture qfair_data in a conftest.py"
 
 _model = pytest.StashKey["Model"]()
-_data = pytest.StashKey["GroupedData"]()
+_data = pytest.StashKey[dict[object, "GroupedData"]]()
 _audits = pytest.StashKey[dict[str, list[Audit]]]()
 
 
 @contextmanager
 def without_traceback() -> Iterator[None]:
     """Turn an error of this package into a failed fixture that shows its message alone."""
+    told: QFairError | None = None
     try:
         yield
     except QFairError as error:
-        pytest.fail(str(error), pytrace=False)
+        told = error
+    if told is not None:
+        pytest.fail(str(told), pytrace=False)
 
 
 def load_configured_model(config: pytest.Config) -> "Model":
@@ -54,26 +57,26 @@ def load_configured_model(config: pytest.Config) -> "Model":
     return config.stash[_model]
 
 
-def load_configured_data(config: pytest.Config, model: "Model | None") -> "GroupedData":
-    """Load the data that the options name, once for each run; the model may name classes and preprocessing."""
+def load_configured_data(config: pytest.Config, model: object) -> "GroupedData":
+    """Load the data that the options name, once for all models that name the same classes and preprocessing."""
     from qfair_check.inputs.data import read_data
+    from qfair_check.inputs.model import as_model
 
-    if _data not in config.stash:
-        with without_traceback():
-            options = data_options(lookup(config))
-            if options is None:
-                raise OptionError(NO_DATA)
-            config.stash[_data] = read_data(
-                options,
-                model_classes=model.classes if model else (),
-                model_preprocessing=model.preprocessing if model else None,
-            )
-    return config.stash[_data]
+    with without_traceback():
+        options = data_options(lookup(config))
+        if options is None:
+            raise OptionError(NO_DATA)
+        known = as_model(model)
+        held = config.stash.setdefault(_data, {})
+        key = known.classes, known.preprocessing
+        if key not in held:
+            held[key] = read_data(options, model_classes=known.classes, model_preprocessing=known.preprocessing)
+    return held[key]
 
 
 def saved_audit(config: pytest.Config) -> Audit | None:
     """Return the audit that ``--qfair-audit`` names, if it does."""
-    path = lookup(config)("audit")
+    path = audit_path(config)
     return Audit.load(path) if path else None
 
 
@@ -96,7 +99,7 @@ def audit_for(request: pytest.FixtureRequest, precisions: Sequence[Precision]) -
 def quantized_for(request: pytest.FixtureRequest, precision: Precision) -> "nn.Module":
     """Return a new module: the model that this test sees, quantized."""
     with without_traceback():
-        if lookup(request.config)("audit"):
+        if audit_path(request.config):
             raise OptionError("a saved audit holds no weights: qfair_quantized needs --qfair-model, not --qfair-audit")
         from qfair_check.inputs.model import as_model
         from qfair_check.quantize.model import quantize_model
@@ -124,7 +127,7 @@ def measured_audit(
     held = config.stash.setdefault(_audits, {}).setdefault(key, [])
     found = _covering(held, precisions)
     if found is None:
-        folder = shared_folder(config) if model.module is not None else None
+        folder = shared_folder(config)
         if folder is None:
             found = _measure(config, model, data, precisions, options, progress)
         else:
@@ -177,5 +180,9 @@ def _covering(audits: "Iterator[Audit] | list[Audit] | map[Audit]", precisions: 
 
 
 def _key(model: "Model", data: "GroupedData", options: MeasureOptions) -> str:
-    parts = (model.sha256, repr(model.forward), data.key, options.scheme, str(options.seed), options.device)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    from qfair_check.fingerprint import fingerprint
+
+    parts = (model.source, str(model.architecture), data.key, options.scheme, str(options.seed), options.device)
+    digest = hashlib.sha256("\0".join(parts).encode())
+    digest.update(fingerprint(model.forward))
+    return digest.hexdigest()[:32]

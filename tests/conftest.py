@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
+import hypothesis.strategies
 import numpy as np
 import pytest
 
@@ -24,8 +25,8 @@ from qfair_check.record import (
     Weights,
 )
 
-# pytester forgets what a nested run imports, and torch cannot be imported twice.
-PRELOADED = (qfair_check.demo.train, qfair_check.gate, qfair_check.measure.run)
+# pytester forgets what a nested run imports: torch cannot be imported twice, and hypothesis takes long.
+PRELOADED = (hypothesis.strategies, qfair_check.demo.train, qfair_check.gate, qfair_check.measure.run)
 
 Counts = Mapping[str, int | None]
 

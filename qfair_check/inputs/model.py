@@ -56,7 +56,8 @@ class Model:
     def sha256(self) -> str:
         """Hash of every name, shape, type and value of the state dict; of the name for a plain callable."""
         if self.module is None:
-            return hashlib.sha256(repr(self.forward).encode()).hexdigest()
+            named = self.forward if hasattr(self.forward, "__qualname__") else type(self.forward)
+            return hashlib.sha256(f"{named.__module__}.{named.__qualname__}".encode()).hexdigest()
         return state_sha256(self.module.state_dict())
 
 

@@ -1,6 +1,6 @@
 """What a verdict says: the one place where its words are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from wcwidth import wcswidth
@@ -11,6 +11,7 @@ from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures
 
 NAME_WIDTH = 40
+MOST_REASONS = 10
 _ELLIPSIS = "…"
 
 
@@ -24,8 +25,7 @@ def describe(verdict: Verdict, audit: Audit) -> str:
         return _insufficient(verdict, check)
     headline = _HEADLINES[verdict.check](verdict, audit)
     rows = _group_rows(verdict, audit)
-    unjudged = [f"  not judged  {printable(reason)}" for reason in verdict.reasons]
-    return "\n".join([headline, *rows, *unjudged])
+    return "\n".join([headline, *rows, *_listed("not judged  ", verdict.reasons)])
 
 
 def printable(text: str) -> str:
@@ -37,7 +37,7 @@ def printable(text: str) -> str:
 
 def shown_name(name: str, width: int = NAME_WIDTH) -> str:
     """Return a group name fit for a terminal: printable, and at most `width` columns wide."""
-    clean = printable(name)
+    clean = printable(name[: 4 * width])
     if wcswidth(clean) <= width:
         return clean
     kept = clean
@@ -61,7 +61,7 @@ def interval_text(group: Measures) -> str:
 
 def _insufficient(verdict: Verdict, check: Check) -> str:
     lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
-    lines += [f"  because  {printable(reason)}" for reason in verdict.reasons]
+    lines += _listed("because  ", verdict.reasons)
     if verdict.measured is not None:
         lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
     lines.append(
@@ -69,6 +69,12 @@ def _insufficient(verdict: Verdict, check: Check) -> str:
         "--qfair-insufficient=warn goes on all the same"
     )
     return "\n".join(lines)
+
+
+def _listed(label: str, reasons: Sequence[str]) -> list[str]:
+    lines = [f"  {label}{printable(reason)}" for reason in reasons[:MOST_REASONS]]
+    more = len(reasons) - MOST_REASONS
+    return lines if more <= 0 else [*lines, f"  {label}{more:,} more groups, for like reasons"]
 
 
 def _gap_headline(verdict: Verdict, audit: Audit) -> str:

@@ -81,7 +81,7 @@ def _preamble(audit: Audit) -> list[str]:
     share = audit.model.quantized_share
     lines = [
         f"model   {printable(inputs.model)}{architecture}, {audit.model.parameters:,} parameters, "
-        f"{share:.1%} of them quantized, {audit.settings.scheme}",
+        f"{share:.1%} of them quantized, {printable(audit.settings.scheme)}",
         f"data    {printable(inputs.data)}{split}, {audit.data.samples:,} samples, {len(audit.groups)} groups {by}",
     ]
     if audit.model.parameters and share < _LEAST_SHARE:
@@ -93,7 +93,7 @@ def _preamble(audit: Audit) -> list[str]:
         if "fvo" in result.undefined
     ]
     emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
-    lines += [f"note    {computation}" for computation in emulated]
+    lines += [f"note    {printable(computation)}" for computation in emulated]
     return lines
 
 
@@ -182,7 +182,7 @@ def _gate_cell(verdicts: Sequence[Verdict]) -> _Cell:
 def _worst(result: PrecisionResult) -> int | None:
     known = [(group.exact_accuracy, index) for index, group in enumerate(result.groups)]
     defined = [(accuracy, index) for accuracy, index in known if accuracy is not None]
-    return min(defined)[1] if len(defined) > 1 else None
+    return min(defined)[1] if len({accuracy for accuracy, _ in defined}) > 1 else None
 
 
 def _cell(measures: Measures, result: PrecisionResult, is_worst: bool) -> _Cell:
