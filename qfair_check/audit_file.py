@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
 from qfair_check.precision import FP32, Precision
-from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, fvo
+from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, fvo, fvo_increase
+
+_COUNTS = (
+    "correct",
+    "flips",
+    "nonfinite",
+    "null_logits",
+    "both_right",
+    "right_to_wrong",
+    "wrong_to_right",
+    "both_wrong",
+)
 
 
 def write_audit(audit: Audit, path: Path) -> None:
@@ -129,19 +140,50 @@ def _contradiction_at(result: PrecisionResult, audit: Audit) -> str | None:
         problem = _contradiction_in(measures, fp32)
         if problem:
             return problem
+    for name in _COUNTS:
+        by_group = [getattr(group, name) for group in result.groups]
+        whole = getattr(result.overall, name)
+        if whole is not None and None not in by_group and whole != sum(by_group):
+            return f"{name} of the groups does not add up to that of all"
     if result.fvo != fvo(result.groups):
         return "the FVO is not that of the groups"
+    if result.fvo_increase != fvo_increase(result.groups, audit.fp32.groups):
+        return "the FVO increase is not that of the groups"
+    weights = result.weights
+    if weights.zeros > weights.elements:
+        return "more weights are zero than there are"
+    if weights.sparsity != (weights.zeros / weights.elements if weights.elements else None):
+        return "the sparsity is not zeros / elements"
     return None
 
 
 def _contradiction_in(measures: Measures, fp32: Measures) -> str | None:
-    for count in (measures.correct, measures.flips, measures.nonfinite, measures.null_logits):
+    for name in _COUNTS:
+        count = getattr(measures, name)
         if count is not None and count > measures.samples:
             return "more is counted than there are samples"
+    for name in measures.undefined:
+        if getattr(measures, name, None) is not None:
+            return f"{name} has a value and is said to be undefined"
     accuracy, before = measures.exact_accuracy, fp32.exact_accuracy
     if measures.accuracy != (None if accuracy is None else float(accuracy)):
         return "an accuracy is not correct / samples"
     drop = None if accuracy is None or before is None else float(before - accuracy)
     if measures.accuracy_drop != drop:
         return "an accuracy drop is not the difference from fp32"
+    flips = measures.flips
+    if flips is not None and measures.flip_rate != (flips / measures.samples if measures.samples else None):
+        return "a flip rate is not flips / samples"
+    return _contradiction_in_pairs(measures, fp32)
+
+
+def _contradiction_in_pairs(measures: Measures, fp32: Measures) -> str | None:
+    both, lost = measures.both_right, measures.right_to_wrong
+    gained, neither = measures.wrong_to_right, measures.both_wrong
+    if both is None or lost is None or gained is None or neither is None:
+        return None
+    if both + lost + gained + neither != measures.samples:
+        return "the paired counts do not add up to the samples"
+    if both + gained != measures.correct or both + lost != fp32.correct:
+        return "the paired counts are not those of the accuracies"
     return None

@@ -86,8 +86,10 @@ def parse_precisions(
         parts: list[str | int | Precision] = list(given.split(","))
     elif isinstance(given, int | Precision):
         parts = [given]
-    else:
+    elif isinstance(given, Iterable):
         parts = list(given)
+    else:
+        raise OptionError(_unknown(given))
     if not parts or all(isinstance(part, str) and not part.strip() for part in parts):
         raise OptionError(f"no bit width given; {_KNOWN}")
     found = {Precision.parse(part) for part in parts}

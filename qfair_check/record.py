@@ -22,39 +22,41 @@ SCHEMA_VERSION = 1
 DTDB_BINS = 50
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
     """What was measured on one group of samples, or on all of them, at one precision.
 
-    A value that is not defined is None, and `undefined` says why by metric. `correct` counts samples whose
+    A value that is not defined is None, and `undefined` says why by metric; None without a reason is a metric
+    that the audit does not hold. `correct` counts samples whose
     largest logit is the true class; the four paired counts compare with fp32 on the same samples; `flips`
     counts predictions that changed, whether right or wrong. `dtdb` is the histogram of the softmax
     probability of the true class over 50 equal bins on [0, 1].
     """
 
     samples: Count
-    correct: Count | None
-    accuracy: float | None
-    accuracy_drop: float | None
-    loss: float | None
-    cosine_distance: float | None
-    l1_distance: float | None
-    l2_distance: float | None
-    logit_variance: float | None
-    softmax_variance: float | None
-    prediction_probability: float | None
-    flips: Count | None
-    flip_rate: float | None
-    both_right: Count | None
-    right_to_wrong: Count | None
-    wrong_to_right: Count | None
-    both_wrong: Count | None
     nonfinite: Count
     null_logits: Count
-    dtdb: tuple[Count, ...]
-    undefined: dict[str, str]
+    correct: Count | None = None
+    accuracy: float | None = None
+    accuracy_drop: float | None = None
+    loss: float | None = None
+    cosine_distance: float | None = None
+    l1_distance: float | None = None
+    l2_distance: float | None = None
+    logit_variance: float | None = None
+    softmax_variance: float | None = None
+    prediction_probability: float | None = None
+    flips: Count | None = None
+    flip_rate: float | None = None
+    both_right: Count | None = None
+    right_to_wrong: Count | None = None
+    wrong_to_right: Count | None = None
+    both_wrong: Count | None = None
+    dtdb: tuple[Count, ...] = ()
+    undefined: dict[str, str] = field(default_factory=dict)
 
     @property
     def exact_accuracy(self) -> Fraction | None:
@@ -127,7 +129,8 @@ class Weights:
 class Recall:
     """Recall of one class in every group (in the order of `Audit.groups`), and its largest gap.
 
-    The gap is over the groups that hold samples of the class; None with fewer than two such groups.
+    The gap is over the groups that hold samples of the class; None with fewer than two such groups, or where
+    a group has NaN or infinite logits.
     """
 
     label: str
@@ -153,9 +156,12 @@ class PrecisionResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """Which weights were audited: the hash covers every name, shape, type and value of the state dict."""
+    """Which weights were audited: the hash covers every name, shape, type and value of the state dict.
 
-    sha256: str
+    It is None for a plain callable, whose weights are unknown.
+    """
+
+    sha256: Sha256 | None
     parameters: Count
     quantized_parameters: Count
 
@@ -169,7 +175,7 @@ class ModelRecord:
 class DataRecord:
     """Which samples were audited: the hash covers inputs as the model got them, labels and groups."""
 
-    sha256: str
+    sha256: Sha256
     samples: Count
     classes: tuple[str, ...]
 
@@ -240,7 +246,7 @@ class Audit:
     precisions: tuple[PrecisionResult, ...]
     inputs: InputsRecord
     run: RunRecord
-    outcomes_sha256: str
+    outcomes_sha256: Sha256
     outcomes: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property

@@ -111,7 +111,7 @@ def make_audit() -> Callable[..., Audit]:
         outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
         return Audit(
             schema_version=1,
-            model=ModelRecord("m" * 64, 1100, 1000),
+            model=ModelRecord("a" * 64, 1100, 1000),
             data=DataRecord("d" * 64, total, tuple(samples)),
             settings=Settings("absmax/symmetric/per-tensor", 0, 64, "cpu"),
             groups=tuple(samples),

@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -45,12 +46,20 @@ def _torchvision(name: str, state: Mapping[str, Tensor]) -> nn.Module:
             "or package.module:factory for your own"
         )
     builder = models.get_model_builder(name)
-    with torch.device("meta"):
-        template = builder(weights=None)
-    classes = _class_count(template, state)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about initial weights, which are replaced
+        classes = _class_count(_template(builder), state)
         module: nn.Module = builder(weights=None) if classes is None else builder(weights=None, num_classes=classes)
     return module
+
+
+def _template(builder: Callable[..., nn.Module]) -> nn.Module:
+    """Build without memory for weights where the architecture can be built so."""
+    try:
+        with torch.device("meta"):
+            return builder(weights=None)
+    except NotImplementedError:
+        return builder(weights=None)
 
 
 def _class_count(template: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -74,11 +83,29 @@ def _call_factory(name: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             module = factory()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"architecture {name} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"architecture {name} returned a {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def check_named_by_file(name: str, path: str) -> None:
+    """Refuse an architecture that a model file names and that can only do harm: the file is not trusted.
+
+    A file may name what builds a network; it may not have functions of Python's own library called.
+
+    Raises
+    ------
+    InputError
+        Naming the file and the cure.
+    """
+    module = name.partition(":")[0]
+    if ":" in name and module.partition(".")[0] in sys.stdlib_module_names:
+        raise InputError(
+            f"{path} names the architecture {name}, which is no network but part of Python: do not trust this file, or "
+            "pass --qfair-arch with the architecture it was trained with"
+        )
 
 
 def import_object(name: str) -> object:
@@ -93,7 +120,7 @@ def import_object(name: str) -> object:
     make_working_directory_importable()
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's code
+    except (Exception, SystemExit) as error:  # importing runs the user's code
         raise InputError(
             f"cannot import {module_name!r} of {name!r}: {type(error).__name__}: {error}; run from the folder that "
             "holds it, or install it"

@@ -1,6 +1,7 @@
 """Arrays, or an ``.npz`` file of arrays, become grouped data."""
 
 import hashlib
+import math
 import secrets
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
 _BLOCK_VALUES = 2**24
-_DAMAGE = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 
 
 class ArraySamples(Dataset[Tensor]):
@@ -37,10 +38,13 @@ class ArraySamples(Dataset[Tensor]):
         return len(self._x)
 
     def __getitem__(self, index: int) -> Tensor:
-        value = self._x[index]
-        if value.dtype == torch.uint8:
-            value = value.to(torch.float32) / 255
-        return normalized(value, self._preprocessing)
+        return self.rows(index, index + 1)[0]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return new tensors for the samples from `start` to before `stop`, stacked."""
+        values = self._x[start:stop]
+        values = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values.clone()
+        return normalized(values, self._preprocessing, axis=1)
 
 
 def array_digest(x: NDArray[Any]) -> str:
@@ -271,7 +275,10 @@ def _names(column: object, name: str, source: str) -> Names:
         values, codes = np.unique(array, return_inverse=True)
         return Names(codes.astype(np.int64), tuple(map(str, values.tolist())))
     if kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{what} holds bytes that are not UTF-8 text ({error.reason}): give text") from error
     if kind not in "bSUTO":
         raise InputError(f"{what} holds values of type {array.dtype}: give whole numbers or names")
     return Names.of([_name(value, what, index) for index, value in enumerate(array.tolist())])
@@ -280,7 +287,11 @@ def _names(column: object, name: str, source: str) -> Names:
 def _name(value: object, what: str, index: int) -> str:
     if isinstance(value, str | int | np.integer):
         return str(value).strip()
-    if value is None or type(value).__name__ == "NAType" or value != value:
+    if (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return ""
     raise InputError(f"{what} holds a {type(value).__name__} at sample {index}: give whole numbers or names")
 
@@ -290,9 +301,14 @@ def _array(values: object, what: str) -> NDArray[Any]:
         if isinstance(values, Tensor):
             plain = values.detach().cpu()
             return (plain.to(torch.float32) if plain.is_floating_point() else plain).numpy()
-        return np.asarray(values)
+        array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{what} cannot be made an array: {error}") from error
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(f"{what} has masked values: fill them in, or leave those samples out")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{what} holds {array.max()}, beyond the largest 64-bit integer")
+    return array
 
 
 def _check_finite(values: NDArray[np.float32], what: str) -> None:

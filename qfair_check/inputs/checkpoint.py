@@ -1,6 +1,5 @@
 """A model file becomes a state dict, or a module where the caller trusts it; no code of its own runs."""
 
-import json
 import pickle
 import warnings
 import zipfile
@@ -8,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from qfair_check.errors import InputError, UntrustedPickleError
 from qfair_check.inputs.architecture import make_working_directory_importable
 from qfair_check.inputs.options import Preprocessing
+from qfair_check.inputs.paths import require_file
 
 _SUFFIXES = (".safetensors", ".pt", ".pth")
+_ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)})"
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_AVERAGED = "n_averaged"
+_OWN = "qfair_check"
+PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,11 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     InputError
         If the file is missing, unreadable, damaged, of another kind, or holds no weights.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give a model file ({', '.join(_SUFFIXES)})")
-    if not path.exists():
-        raise InputError(f"there is no model file {path}")
-    if path.suffix not in _SUFFIXES:
-        raise InputError(f"{path} is of a kind that cannot be read: give a model file ({', '.join(_SUFFIXES)})")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust_pickle)
+    require_file(path, "model", _ACCEPTED)
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")
+    return _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path, trust_pickle)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -60,21 +62,14 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(f"cannot read {path} as safetensors (truncated or damaged?): {error}") from error
     if not state:
         raise InputError(f"{path} holds no tensors")
-    return _described(_unprefixed(state), metadata, path)
+    return _described(state, metadata, path) if _OWN in metadata else Checkpoint(_unprefixed(state))
 
 
 def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Checkpoint:
-    if "qfair_check" not in metadata:
-        return Checkpoint(state)
     try:
-        classes = tuple(str(name) for name in json.loads(metadata.get("classes", "[]")))
-        described = json.loads(metadata.get("preprocessing", "null"))
-        preprocessing = described and Preprocessing(
-            image_size=tuple(described["image_size"]) if described["image_size"] else None,
-            mean=tuple(map(float, described["mean"])),
-            std=tuple(map(float, described["std"])),
-        )
-    except (ValueError, TypeError, KeyError) as error:
+        classes = msgspec.json.decode(metadata.get("classes", "[]"), type=tuple[str, ...])
+        preprocessing = msgspec.json.decode(metadata.get("preprocessing", "null"), type=Preprocessing | None)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"the metadata of {path} cannot be read ({error}): save the model again") from error
     return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
 
@@ -117,15 +112,20 @@ def _reason(error: Exception) -> str:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") for name in archive.namelist())
+    except Exception:  # a damaged directory of a zip file raises BadZipFile, UnicodeDecodeError and more
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _state_dict(content: object, path: Path) -> Mapping[str, Tensor]:
     found = content
+    seen: list[object] = []
     while isinstance(found, Mapping) and not _is_state(found):
+        if any(found is earlier for earlier in seen):
+            raise InputError(f"{path} holds a checkpoint that contains itself: save model.state_dict()")
+        seen.append(found)
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping | nn.Module)), None)
         if isinstance(inner, nn.Module):
             inner = inner.state_dict()
@@ -146,8 +146,10 @@ def _is_state(found: Mapping[object, object]) -> bool:
 
 
 def _unprefixed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Strip what DistributedDataParallel and torch.compile put before every name."""
-    for prefix in _PREFIXES:
+    """Strip what DistributedDataParallel, torch.compile and AveragedModel put before every name."""
+    if _AVERAGED in state and len(state) > 1:
+        return _unprefixed({name: value for name, value in state.items() if name != _AVERAGED})
+    for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             return _unprefixed({name.removeprefix(prefix): value for name, value in state.items()})
     return state

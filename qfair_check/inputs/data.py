@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qfair_check.errors import InputError
+from qfair_check.inputs.arrays import ArraySamples as ArraySamples
 from qfair_check.inputs.arrays import grouped_data as grouped_data
 from qfair_check.inputs.arrays import read_arrays
 from qfair_check.inputs.grouped import GroupedData as GroupedData
 from qfair_check.inputs.manifest import read_manifest
 from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.paths import require_file
 
 if TYPE_CHECKING:
     from qfair_check.inputs.model import Model
@@ -104,10 +106,7 @@ def read_data(
         with as_file(files("qfair_check") / "demo" / "digits.npz") as path:
             return read_arrays(path, options, model_classes, model_preprocessing)
     path = Path(options.path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: {_ACCEPTED}")
-    if not path.exists():
-        raise InputError(f"there is no data file {path}: {_ACCEPTED}")
+    require_file(path, "data", _ACCEPTED)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")

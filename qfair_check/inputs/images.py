@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
@@ -59,7 +59,7 @@ class ImageFiles(Dataset[Tensor]):
 
 
 def decode(path: Path) -> Tensor:
-    """Decode one image to float32 RGB in [0, 1], upright as its EXIF orientation says.
+    """Decode one image to float32 RGB in [0, 1], in the orientation in which its pixels are stored.
 
     Pillow decodes: torchvision's decoders crash the process on a damaged PNG, and are deprecated.
     """
@@ -68,7 +68,7 @@ def decode(path: Path) -> Tensor:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it with 8")
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
@@ -80,11 +80,11 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def normalized(value: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return ``(value - mean) / std`` by channel (the first axis), or the value itself without a mean."""
+def normalized(value: Tensor, preprocessing: Preprocessing, axis: int = 0) -> Tensor:
+    """Return ``(value - mean) / std`` by channel (on `axis`), or the value itself without a mean."""
     if not preprocessing.mean:
         return value
-    by_channel = (-1, *[1] * (value.ndim - 1))
+    by_channel = (*[1] * axis, -1, *[1] * (value.ndim - axis - 1)) if value.ndim > axis else (-1,)
     mean = torch.tensor(preprocessing.mean, dtype=value.dtype).reshape(by_channel)
     return (value - mean) / torch.tensor(preprocessing.std, dtype=value.dtype).reshape(by_channel)
 

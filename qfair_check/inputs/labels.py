@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -192,6 +193,9 @@ def intersect(columns: Sequence[Names]) -> tuple[Names, tuple[str, ...]]:
     values = tuple(
         " × ".join(column.values[code] for column, code in zip(columns, row, strict=True)) for row in present
     )
+    twice = [name for name, count in Counter(values).items() if count > 1]
+    if twice:
+        raise InputError(f"crossing the columns gives two groups named {listed(twice)}: rename their values")
     lacking = math.prod(len(column.values) for column in columns) - len(values)
     if not lacking:
         return Names(crossed, values), ()

@@ -128,6 +128,8 @@ def read_manifest(
     label = options.label or _LABEL
     table.require([label], "name the column that holds the true class with --qfair-label")
     group_by = options.group_by or ((_GROUP,) if _GROUP in table.columns and label != _GROUP else ())
+    if len(set(group_by)) < len(group_by):
+        raise OptionError(f"--qfair-group-by is {', '.join(group_by)}: name every column once")
     table.require(group_by, "name the columns that make the groups with --qfair-group-by")
     table.require(options.features, "name the columns that are the model's input with --qfair-features")
     kept, split_notices = _split_rows(table, options, {label, *group_by, *options.features})

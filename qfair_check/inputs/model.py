@@ -4,18 +4,20 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
-from qfair_check.inputs.architecture import build_architecture
-from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
+from qfair_check.inputs.architecture import build_architecture, check_named_by_file
+from qfair_check.inputs.checkpoint import PREFIXES, Checkpoint, read_checkpoint
+from qfair_check.inputs.images import check_preprocessing
 from qfair_check.inputs.options import ModelOptions, Preprocessing
 from qfair_check.inputs.wording import listed
 
@@ -53,12 +55,9 @@ class Model:
         return self.forward if isinstance(self.forward, nn.Module) else None
 
     @property
-    def sha256(self) -> str:
-        """Hash of every name, shape, type and value of the state dict; of the name for a plain callable."""
-        if self.module is None:
-            named = self.forward if hasattr(self.forward, "__qualname__") else type(self.forward)
-            return hashlib.sha256(f"{named.__module__}.{named.__qualname__}".encode()).hexdigest()
-        return state_sha256(self.module.state_dict())
+    def sha256(self) -> str | None:
+        """Hash of every name, shape, type and value of the state dict; None for a plain callable."""
+        return None if self.module is None else state_sha256(self.module.state_dict())
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:
@@ -127,6 +126,8 @@ def read_model(options: ModelOptions) -> Model:
     else:
         path = Path(options.path)
     checkpoint = read_checkpoint(path, trust_pickle=options.trust_pickle)
+    if checkpoint.architecture and not options.arch:
+        check_named_by_file(checkpoint.architecture, options.path)
     architecture = options.arch or checkpoint.architecture
     module = checkpoint.module or _filled(checkpoint, architecture, options.path)
     return Model(module.eval(), options.path, architecture, checkpoint.classes, checkpoint.preprocessing)
@@ -176,14 +177,17 @@ def save_model(
     target = Path(path)
     if target.suffix != ".safetensors":
         raise OptionError(f"{target} must end in .safetensors")
+    preprocessing = _preprocessing(image_size, mean, std)
+    names = [str(name) for name in classes]
+    if len(set(names)) < len(names):
+        raise OptionError(f"classes are {', '.join(names)}: name every class once")
     state = _distinct(module)
     _check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
-    preprocessing = {"image_size": image_size, "mean": list(mean), "std": list(std)}
     metadata = {
         "qfair_check": "1",
         "architecture": arch,
-        "classes": json.dumps(list(classes)),
-        "preprocessing": json.dumps(preprocessing if any(preprocessing.values()) else None),
+        "classes": json.dumps(names),
+        "preprocessing": json.dumps(None if preprocessing == Preprocessing() else asdict(preprocessing)),
     }
     try:
         replace_file(target, save(state, metadata))
@@ -191,11 +195,32 @@ def save_model(
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def _preprocessing(image_size: object, mean: Iterable[float], std: Iterable[float]) -> Preprocessing:
+    try:
+        size = None if image_size is None else tuple(int(side) for side in image_size)  # type: ignore[attr-defined]
+        used = Preprocessing(size, tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"image_size, mean or std cannot be used ({error}): give (height, width) and numbers"
+        ) from error
+    if size is not None and len(size) != 2:
+        raise OptionError(f"image_size is {image_size!r}: give (height, width)")
+    return check_preprocessing(used, channels=3)
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
 def _distinct(module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict with each tied tensor under its first name only."""
     kept: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()
     for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} of the model is a {type(value).__name__}, and a model file holds tensors only")
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+            raise InputError(f"{name} has no shape yet: run one batch through the model first")
         if not value.numel() or _storage(value) not in seen:
             kept[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         seen.add(_storage(value))
@@ -213,21 +238,48 @@ def _filled(checkpoint: Checkpoint, architecture: str | None, source: str) -> nn
             "torchvision's name (such as resnet18) or package.module:factory"
         )
     module = build_architecture(architecture, checkpoint.state)
-    _check_fit(module, checkpoint.state, source, architecture)
-    module.load_state_dict(checkpoint.state, strict=False)
+    state = _named_as(module, checkpoint.state)
+    _check_fit(module, state, source, architecture)
+    try:
+        module.load_state_dict(state, strict=False)
+    except (RuntimeError, NotImplementedError) as error:  # sparse tensors, tensors without values
+        raise InputError(f"the weights of {source} cannot be used: {error}") from error
     return module
+
+
+def _named_as(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Give a prefix back that was stripped and belongs to the names of this very module."""
+    expected = module.state_dict().keys()
+    for prefix in ("", *PREFIXES):
+        renamed = {prefix + name: value for name, value in state.items()}
+        if renamed.keys() & expected:
+            return renamed
+    return state
 
 
 def _check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, architecture: str) -> None:
     expected = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    if any(isinstance(value, UninitializedParameter | UninitializedBuffer) for value in expected.values()):
+        raise InputError(f"the architecture {architecture} has lazy layers, whose shapes are not known: give them")
     present = {_storage(expected[name]) for name in state.keys() & expected.keys() if expected[name].numel()}
     faults = {
-        "missing": [name for name in expected if name not in state and _storage(expected[name]) not in present],
+        "missing": [
+            name
+            for name in expected
+            if name not in state
+            and _storage(expected[name]) not in present
+            and not name.endswith(".num_batches_tracked")  # older checkpoints lack it, and evaluation ignores it
+        ],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [
             f"{name} {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
             for name in expected
             if name in state and state[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name} {_type(state[name])}, not {_type(expected[name])}"
+            for name in expected
+            if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
         ],
     }
     told = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in faults.items() if names)

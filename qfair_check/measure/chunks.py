@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qfair_check.errors import InputError, QFairError
-from qfair_check.inputs.data import GroupedData
+from qfair_check.inputs.data import ArraySamples, GroupedData
 
 CHUNK = 64
 
@@ -65,63 +66,105 @@ class _Failure:
     names_sample: bool = False
 
 
-class _Indexed(Dataset[tuple[int, Tensor | _Failure]]):
-    """Gives the index with the tensor, or with why there is none."""
+_Kind = tuple[torch.Size, torch.dtype]
 
-    def __init__(self, inputs: Dataset[Tensor], size: int) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Ragged:
+    """Two samples of one batch that cannot be stacked, by index."""
+
+    kinds: tuple[tuple[int, _Kind], tuple[int, _Kind]]
+
+
+_Sample = tuple[int, Tensor | _Failure]
+
+
+class _Indexed(Dataset[_Sample]):
+    """Gives each index with its tensor, or with why there is none; arrays give a whole batch at once.
+
+    torch's random numbers start anew at each sample, so that a data set which draws some gives the same
+    samples however it is loaded.
+    """
+
+    def __init__(self, inputs: Dataset[Tensor], size: int, seed: int) -> None:
         self._inputs = inputs
         self._size = size
+        self._seed = seed
 
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | _Failure]:
+    def __getitem__(self, index: int) -> _Sample:
+        torch.default_generator.manual_seed(self._seed + index)
         try:
-            value = torch.as_tensor(self._inputs[index])
+            value = _plain(self._inputs[index])
         except QFairError as error:
             return index, _Failure(index, str(error), names_sample=True)
         except Exception as error:  # the user's dataset may raise anything
             return index, _Failure(index, f"{type(error).__name__}: {error}")
-        return index, value.to(torch.float32) if value.is_floating_point() else value
+        return index, value
+
+    def __getitems__(self, indices: list[int]) -> Tensor | list[_Sample]:
+        if isinstance(self._inputs, ArraySamples):
+            return self._inputs.rows(indices[0], indices[-1] + 1)
+        return [self[index] for index in indices]
 
 
-def _collate(samples: list[tuple[int, Tensor | _Failure]]) -> Tensor | _Failure:
+def _plain(value: object) -> Tensor:
+    """Return a dense tensor on the CPU without gradient, float32 if it holds floats."""
+    copied = np.array(value) if isinstance(value, np.ndarray) else value
+    tensor = torch.as_tensor(copied).detach().cpu()
+    if tensor.layout != torch.strided:
+        raise TypeError(f"a tensor of layout {tensor.layout} is not dense: give value.to_dense()")
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+def _collate(samples: Tensor | list[_Sample]) -> Tensor | _Failure | _Ragged:
+    if isinstance(samples, Tensor):
+        return samples
     values: list[Tensor] = []
     for index, value in samples:
         if isinstance(value, _Failure):
             return value
-        if values and (value.shape != values[0].shape or value.dtype != values[0].dtype):
-            return _Failure(index, _mismatch(value, values[0]))
+        if values and _kind(value) != _kind(values[0]):
+            return _Ragged(((samples[0][0], _kind(values[0])), (index, _kind(value))))
         values.append(value)
     return torch.stack(values)
 
 
-def _mismatch(value: Tensor, expected: Tensor) -> str:
+def _kind(value: Tensor) -> _Kind:
+    return value.shape, value.dtype
+
+
+def _mismatch(kind: _Kind, expected: _Kind) -> str:
     return (
-        f"its shape is {tuple(value.shape)} ({value.dtype}), and that of the samples before is "
-        f"{tuple(expected.shape)} ({expected.dtype}); for images of several sizes pass --qfair-image-size"
+        f"its shape is {tuple(kind[0])} ({kind[1]}), and that of the samples before is "
+        f"{tuple(expected[0])} ({expected[1]}); for images of several sizes pass --qfair-image-size"
     )
 
 
 def _loaded(data: GroupedData, batch_size: int, workers: int, seed: int) -> Iterator[Tensor]:
     loader = DataLoader(
-        _Indexed(data.inputs, len(data.labels)),
+        _Indexed(data.inputs, len(data.labels), seed),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator().manual_seed(seed),
     )
-    first: Tensor | None = None
+    expected: _Kind | None = None
     seen = 0
     try:
         for loaded in loader:
             if isinstance(loaded, _Failure):
                 where = "" if loaded.names_sample else f"{data.where(loaded.index)} cannot be used: "
                 raise InputError(where + loaded.reason)
-            if first is None:
-                first = loaded[0]
-            elif loaded[0].shape != first.shape or loaded.dtype != first.dtype:
-                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(loaded[0], first)}")
+            if isinstance(loaded, _Ragged):
+                expected = expected or loaded.kinds[0][1]
+                index, kind = next(pair for pair in loaded.kinds if pair[1] != expected)
+                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(kind, expected)}")
+            expected = expected or _kind(loaded[0])
+            if _kind(loaded[0]) != expected:
+                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(_kind(loaded[0]), expected)}")
             seen += len(loaded)
             yield loaded
     except RuntimeError as error:

@@ -23,6 +23,7 @@ class Forward:
 
     precision: Precision
     computation: str
+    device: torch.device
     run: Callable[[Tensor], Any]
 
     def logits(self, batch: Tensor) -> NDArray[np.float64]:
@@ -58,13 +59,14 @@ def forward_at(precision: Precision, module: nn.Module, device: torch.device) ->
     half = _HALF.get(precision.name)
     if half is None:
         placed = module.to(device)
-        return Forward(precision, "fp32", lambda batch: placed(batch.to(device)))
+        return Forward(precision, "fp32", device, lambda batch: placed(batch.to(device)))
     if device.type == "cpu":
-        return Forward(precision, f"{precision}, emulated", lambda batch: _emulated(module, batch, half))
+        return Forward(precision, f"{precision}, emulated", device, lambda batch: _emulated(module, batch, half))
     native = module.to(device, half)
     return Forward(
         precision,
         f"{precision}, native",
+        device,
         lambda batch: native(batch.to(device, half) if batch.is_floating_point() else batch.to(device)),
     )
 
@@ -91,12 +93,15 @@ class _RoundResults(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {id(value) for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        if func is Tensor.__setitem__:
+            self._rounded(args[0], given)
         return pytree.tree_map(lambda value: self._rounded(value, given), result)
 
     def _rounded(self, value: Any, given: set[int]) -> Any:
+        """Return the value rounded: in place if it was given, itself if it is rounded, since it may be a view."""
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
         rounded = value.to(self._half).to(torch.float32)
-        if id(value) in given:
-            return value.copy_(rounded)
-        return value if torch.equal(rounded, value) else rounded
+        if bool(((rounded == value) | value.isnan()).all()):
+            return value
+        return value.copy_(rounded) if id(value) in given else rounded

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,6 +42,7 @@ from qfair_check.record import (
 )
 
 _BLOCK_VALUES = 2**18
+_MOST = 2**31
 _VERSIONED = ("torch", "torchvision", "numpy")
 
 Progress = Callable[[int], object]
@@ -78,7 +79,7 @@ def audit(
     batch_size, workers : int
         How samples are loaded; they do not change the numbers. Images are decoded in workers by default.
     seed : int
-        For models and data sets that draw random numbers.
+        For models and data sets that draw torch's random numbers: these start anew at each chunk and each sample.
     command : sequence of str
         Recorded in the audit, so that it can be run again.
     progress : callable, optional
@@ -105,14 +106,14 @@ def audit(
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
     samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_grouped_data(data)
     precisions = parse_precisions(bits)
-    grid = Scheme.parse(scheme) if isinstance(scheme, str) else scheme
+    grid = Scheme.parse(scheme)
     place = _device(device)
     workers = _default_workers(samples) if workers is None else workers
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    _check_counts(batch_size=(batch_size, 1), workers=(workers, 0), seed=(seed, 0))
+    with _own_random_state(place), _exact_arithmetic(place):
         subjects = _subjects(subject, precisions, grid, place)
         with closing(chunks(samples, batch_size=batch_size, workers=workers, seed=seed)) as stream:
-            passed = _stream(stream, subjects, samples, progress)
+            passed = _stream(stream, subjects, samples, seed, progress)
     samples = passed.data
     outcomes = {
         subject_.forward.precision.name: pack_outcomes(right)
@@ -167,7 +168,7 @@ def _subjects(model: Model, precisions: Sequence[Precision], scheme: Scheme, dev
                 "the model is a plain callable and has no weights to quantize: give a torch.nn.Module to audit it "
                 f"at {', '.join(map(str, precisions))}, or audit it with bits=32"
             )
-        return [_Subject(Forward(FP32, "as given", model.forward), _NO_WEIGHTS)]
+        return [_Subject(Forward(FP32, "as given", device, model.forward), _NO_WEIGHTS)]
     copies: list[QuantizedModel] = [quantize_model(model.module, p, scheme) for p in (FP32, *precisions)]
     reach = weight_reach(copies[0])
     weights = [weights_record(copy, reach) for copy in copies]
@@ -181,15 +182,20 @@ _NO_WEIGHTS = Weights(0, 0, None, 0.0, Histogram(0.0, 0.0, ()), ())
 
 
 def _stream(
-    stream: Iterable[Chunk], subjects: Sequence[_Subject], data: GroupedData, progress: Progress | None
+    stream: Iterable[Chunk], subjects: Sequence[_Subject], data: GroupedData, seed: int, progress: Progress | None
 ) -> _Passed:
     passed: _Passed | None = None
     held: list[list[NDArray[np.float64]]] = [[] for _ in subjects]
-    done = counted = 0
+    done = counted = classes = 0
     for chunk in stream:
         for logits, subject in zip(held, subjects, strict=True):
-            logits.append(_logits(subject.forward, chunk, data))
-        classes = held[0][-1].shape[1]
+            logits.append(_logits(subject.forward, chunk, data, seed))
+            classes = classes or logits[-1].shape[1]
+            if logits[-1].shape[1] != classes:
+                raise MeasureError(
+                    f"the model at {subject.forward.precision} gave {logits[-1].shape[1]} logits on "
+                    f"{data.where(chunk.start)} and the samples after it, and {classes} before"
+                )
         if passed is None:
             fitted = _fitted(data, classes)
             empty = Tally.empty(len(fitted.group_names), classes)
@@ -220,17 +226,45 @@ def _count(passed: _Passed, held: list[list[NDArray[np.float64]]], where: slice)
         logits.clear()
 
 
-def _logits(forward: Forward, chunk: Chunk, data: GroupedData) -> NDArray[np.float64]:
+def _logits(forward: Forward, chunk: Chunk, data: GroupedData, seed: int) -> NDArray[np.float64]:
+    """Return the logits of a chunk; a model that changes its input or draws random numbers disturbs no other."""
+    _seed_all(seed + chunk.start, forward.device)
     try:
         with torch.inference_mode():
-            return forward.logits(chunk.batch)[: chunk.size]
+            return forward.logits(chunk.batch.clone())[: chunk.size]
     except Exception as error:  # the user's model may raise anything
         kind = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
         last = data.where(chunk.start + chunk.size - 1)
+        cure = "" if chunk.batch.is_floating_point() else "; if the model takes floats, give x as floats"
         raise MeasureError(
             f"the model at {forward.precision} failed on {data.where(chunk.start)} to {last}, as a batch of shape "
-            f"{tuple(chunk.batch.shape)} ({chunk.batch.dtype}): {kind}{error}"
+            f"{tuple(chunk.batch.shape)} ({chunk.batch.dtype}): {kind}{error}{cure}"
         ) from error
+
+
+def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _seed_all(seed: int, device: torch.device) -> None:
+    """Seed the generators that `_own_random_state` restores; torch.manual_seed would reach every device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
+    """Keep convolutions on a GPU in fp32 proper, which they are not by default, and repeatable."""
+    if device.type != "cuda":
+        return nullcontext()
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    return flags
+
+
+def _check_counts(**given: tuple[object, int]) -> None:
+    for name, (value, least) in given.items():
+        if not isinstance(value, int) or not least <= value < _MOST:
+            raise OptionError(f"{name} is {value!r}: it is a whole number from {least} to {_MOST - 1}")
 
 
 def _fitted(data: GroupedData, classes: int) -> GroupedData:
@@ -313,8 +347,8 @@ def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {name!r} cannot be used here: {reason}; cpu always can") from error
     return device
@@ -325,4 +359,4 @@ def _device_name(device: torch.device) -> str:
 
 
 def _default_workers(data: GroupedData) -> int:
-    return min(4, os.cpu_count() or 1) if data.decodes else 0
+    return min(4, torch.get_num_threads(), len(os.sched_getaffinity(0))) if data.decodes else 0

@@ -1,5 +1,6 @@
 """Sums over samples, by group, that merge: everything the forward pass contributes to an audit."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,17 +99,18 @@ class Tally:
         total = exponentials.sum(axis=1)
         probabilities = exponentials / total[:, None]
         loss = np.log(total) + top - z[rows, labels]
-        cosine, null = _cosine_distance(np.where(both[:, None], z, 0.0), r)
-        difference = np.where(both[:, None], z - r, 0.0)
-        means = (
-            loss,
-            z.var(axis=1),
-            probabilities.var(axis=1),
-            probabilities.max(axis=1),
-            np.abs(difference).sum(axis=1),
-            np.sqrt((difference**2).sum(axis=1)),
-            cosine,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            cosine, null = _cosine_distance(np.where(both[:, None], z, 0.0), r)
+            difference = np.where(both[:, None], z - r, 0.0)
+            means = (
+                loss,
+                z.var(axis=1),
+                probabilities.var(axis=1),
+                probabilities.max(axis=1),
+                np.abs(difference).sum(axis=1),
+                np.sqrt((difference**2).sum(axis=1)),
+                cosine,
+            )
         flags = (
             np.ones(len(z), np.bool_),
             ~finite,
@@ -138,9 +140,10 @@ class Tally:
         return tuple(self._measures(group, baseline) for group in range(self.counts.shape[1]))
 
     def recalls(self, classes: tuple[str, ...]) -> tuple[Recall, ...]:
-        """Return recall by class and group."""
+        """Return recall by class and group; a gap is not defined where a group has NaN or infinite logits."""
+        is_finite = not self.counts[_COUNTS.index("nonfinite")].any()
         return tuple(
-            _recall(label, self.class_samples[:, index], self.class_correct[:, index])
+            _recall(label, self.class_samples[:, index], self.class_correct[:, index], is_finite)
             for index, label in enumerate(classes)
         )
 
@@ -189,21 +192,23 @@ def _undefined(values: dict[str, float | int | None], count: dict[str, int], bef
     if before["nonfinite"]:
         reason = f"{before['nonfinite']} of {n} samples have NaN or infinite logits at fp32"
         return dict.fromkeys(_PAIRED, reason)
+    too_large = [name for name, value in values.items() if value is not None and not math.isfinite(value)]
+    undefined = dict.fromkeys(too_large, "logits are too large: a sum of their squares overflows")
     if values["cosine_distance"] is None:
-        return {"cosine_distance": f"all {n} samples have a null logit vector"}
-    return {}
+        undefined["cosine_distance"] = f"all {n} samples have a null logit vector"
+    return undefined
 
 
-def _recall(label: str, samples: Integers, correct: Integers) -> Recall:
+def _recall(label: str, samples: Integers, correct: Integers, is_finite: bool) -> Recall:
     held = samples > 0
     rates = correct[held] / samples[held]
-    gap = float(rates.max() - rates.min()) if held.sum() > 1 else None
+    gap = float(rates.max() - rates.min()) if is_finite and held.sum() > 1 else None
     return Recall(label, tuple(samples.tolist()), tuple(correct.tolist()), gap)
 
 
 def _cosine_distance(a: Floats, b: Floats) -> tuple[Floats, Flags]:
     """Return 1 - a.b / (|a| |b|) by row, 0 where a vector is null, and where that is."""
-    norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    norms = np.sqrt((a**2).sum(axis=1)) * np.sqrt((b**2).sum(axis=1))
     null = norms == 0
     cosine = (a * b).sum(axis=1) / np.where(null, 1.0, norms)
     return np.where(null, 0.0, np.maximum(1.0 - cosine, 0.0)), null

@@ -14,6 +14,7 @@ from qfair_check.quantize.spec import Scheme
 from qfair_check.quantize.uniform import quantize_tensor
 from qfair_check.record import LayerWeights
 
+_STATISTICS = ("running_mean", "running_var")
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -120,11 +121,18 @@ def _copied(module: nn.Module) -> nn.Module:
 def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         if value.is_floating_point():
-            yield name, value.detach()
+            yield name, value
+
+
+def _learned(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and running statistics; other buffers, such as a mask of -inf, may hold anything."""
+    for name, value in _floats(module):
+        if isinstance(value, nn.Parameter) or name.rpartition(".")[2] in _STATISTICS:
+            yield name, value
 
 
 def _check_finite(module: nn.Module) -> None:
-    counts = ((name, int((~torch.isfinite(value)).sum())) for name, value in _floats(module))
+    counts = ((name, int((~torch.isfinite(value)).sum())) for name, value in _learned(module))
     found = [f"{name} ({count})" for name, count in counts if count]
     if found:
         raise InputError(
@@ -135,7 +143,7 @@ def _check_finite(module: nn.Module) -> None:
 def _check_reach(module: nn.Module, half: torch.dtype) -> None:
     found = [
         f"{name} ({float(value.abs().max()):g})"
-        for name, value in _floats(module)
+        for name, value in _learned(module)
         if not torch.isfinite(value.to(half)).all()
     ]
     if found:

@@ -76,6 +76,8 @@ class Scheme:
         """
         if isinstance(text, Scheme):
             return text
+        if not isinstance(text, str):
+            raise OptionError(f"a quantization scheme is a text such as 'absmax/per-channel', not {text!r}")
         rules, grids, granularities = list[Rule](), list[Grid](), list[Granularity]()
         percentile = DEFAULT_PERCENTILE
         for part in text.lower().split("/"):

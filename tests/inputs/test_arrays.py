@@ -338,7 +338,7 @@ def test_npz_that_is_a_pickle_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.97])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.97])
 def test_truncated_npz(tmp_path: Path, part: float) -> None:
     path = Path(npz(tmp_path, x=np.zeros((50, 50)), y=np.zeros(50, int)))
     content = path.read_bytes()

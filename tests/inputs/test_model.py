@@ -475,7 +475,6 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path, nets: object, monkeyp
     assert [file.name for file in tmp_path.glob("*.safetensors*")] == ["net.safetensors"]
 
 
-@pytest.mark.xfail(raises=InputError, reason="the prefix of DataParallel is stripped from what is a name")
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_module_whose_only_part_is_named_module(tmp_path: Path, nets: object, suffix: str) -> None:
     module = trained(nets.Held())
@@ -487,14 +486,12 @@ def test_a_module_whose_only_part_is_named_module(tmp_path: Path, nets: object, 
     assert same(load_model(path, arch="qfair_model_nets:Held").module, module)
 
 
-@pytest.mark.xfail(raises=AttributeError, reason="what get_extra_state gives is taken for a tensor")
-def test_a_module_with_extra_state_is_saved(tmp_path: Path, nets: object) -> None:
-    module = trained(nets.Extra())
-    save_model(module, tmp_path / "net.safetensors", arch="qfair_model_nets:Extra")
-    assert torch.equal(load_model(tmp_path / "net.safetensors").module.weight, module.weight)
+def test_a_module_with_extra_state_is_not_saved_without_it(tmp_path: Path, nets: object) -> None:
+    with pytest.raises(InputError, match=r"^_extra_state of the model is a dict, and a model file holds tensors only$"):
+        save_model(trained(nets.Extra()), tmp_path / "net.safetensors", arch="qfair_model_nets:Extra")
+    assert not (tmp_path / "net.safetensors").exists()
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="torch's own message reaches the user")
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
 def test_weights_that_cannot_be_copied(tmp_path: Path, nets: object, kind: str) -> None:
     weight = torch.ones(4, 3)
@@ -502,20 +499,17 @@ def test_weights_that_cannot_be_copied(tmp_path: Path, nets: object, kind: str) 
     assert "fc.weight" in message(write(tmp_path / "net.pt", state), arch=ARCH)
 
 
-@pytest.mark.xfail(raises=NotImplementedError, reason="regnets cannot be built on the meta device")
 def test_a_regnet(tmp_path: Path) -> None:
     module = trained(torchvision.models.regnet_x_400mf(num_classes=3))
     path = write(tmp_path / "net.pt", module.state_dict())
     assert same(load_model(path, arch="regnet_x_400mf").module, module)
 
 
-@pytest.mark.xfail(raises=FutureWarning, reason="its builder warns")
 def test_an_architecture_whose_builder_warns(tmp_path: Path) -> None:
     path = write(tmp_path / "net.pt", {"fc.weight": torch.zeros(3, 1024)})
     assert "does not fit the architecture googlenet" in message(path, arch="googlenet")
 
 
-@pytest.mark.xfail(raises=TypeError, reason="only floats of Python can be written as JSON")
 @pytest.mark.parametrize("mean", [np.float32([0.5, 0.5, 0.5]), torch.full((3,), 0.5)])
 def test_a_mean_that_is_an_array(tmp_path: Path, nets: object, mean: object) -> None:
     save_model(nets.net(), tmp_path / "net.safetensors", arch=ARCH, mean=mean, std=[1, 1, 1])
@@ -548,7 +542,7 @@ def test_a_model_of_python() -> None:
 def test_a_plain_callable_has_no_module() -> None:
     model = as_model(len)
     assert (model.module, model.forward) == (None, len)
-    assert model.sha256 == as_model(len).sha256 != as_model(max).sha256
+    assert model.sha256 is None
 
 
 @pytest.mark.parametrize("given", [3, "model", None, [nn.Linear(3, 2)]])

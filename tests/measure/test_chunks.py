@@ -181,7 +181,7 @@ def test_a_sample_that_is_no_tensor_is_named():
     assert message(data).startswith("sample 5 cannot be used: ")
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
 def test_a_sample_of_another_shape_is_named(batch_size):
     data = dataset(lambda index: torch.zeros(3 if index == 5 else 2))
     assert message(data, batch_size) == (
@@ -222,3 +222,23 @@ def test_the_global_generator_is_not_drawn_from(workers):
     before = torch.random.get_rng_state()
     cut(grouped_data(X, Y), workers=workers)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_sample_with_a_gradient_is_used_without_it():
+    data = dataset(lambda index: torch.full((2,), float(index), requires_grad=True))
+    assert [chunk.batch.requires_grad for chunk in chunks(data, batch_size=4, workers=0, seed=0)] == [False]
+
+
+def test_a_sparse_sample_is_named_with_the_cure():
+    assert message(dataset(lambda index: torch.eye(2).to_sparse())) == (
+        "sample 0 cannot be used: TypeError: a tensor of layout torch.sparse_coo is not dense: give value.to_dense()"
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_data_set_that_draws_random_numbers_gives_the_same_samples_however_it_is_loaded(batch_size, workers):
+    data = dataset(lambda index: torch.rand(2))
+    drawn = [chunk.batch for chunk in chunks(data, batch_size=batch_size, workers=workers, seed=3)]
+    expected = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(3 + index)) for index in range(10)])
+    torch.testing.assert_close(drawn[0][:10], expected, rtol=0, atol=0)
