@@ -171,8 +171,8 @@ def _contradiction_in(measures: Measures, fp32: Measures) -> str | None:
     drop = None if accuracy is None or before is None else float(before - accuracy)
     if measures.accuracy_drop != drop:
         return "an accuracy drop is not the difference from fp32"
-    flips = measures.flips
-    if flips is not None and measures.flip_rate != (flips / measures.samples if measures.samples else None):
+    flips, rate = measures.flips, measures.flip_rate
+    if flips is not None and rate is not None and rate != flips / measures.samples:
         return "a flip rate is not flips / samples"
     return _contradiction_in_pairs(measures, fp32)
 

@@ -14,6 +14,7 @@ from qfair_check.options import (
     MODEL_OPTIONS,
     Lookup,
     Option,
+    as_command_line,
     data_options,
     judge_options,
     measure_options,
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed, given))
     except QFairError as error:
-        print(f"qfair: error: {error}", file=sys.stderr)
+        print(f"qfair: error: {as_command_line(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("qfair: interrupted; nothing was written", file=sys.stderr)
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qfair",
+        allow_abbrev=False,
         description="Fairness regression tests for quantized models. Start with: qfair demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="In CI, the same gate is: pytest --qfair-model FILE --qfair-data FILE --bits 8,4",
@@ -66,13 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     audit = _command(commands, "audit", "measure a model on grouped data and save the audit", _AUDIT_EXAMPLES)
-    audit.add_argument("model", metavar="MODEL", help="a .safetensors, .pt or .pth file, or demo")
+    audit.add_argument("model", type=not_empty, metavar="MODEL", help="a .safetensors, .pt or .pth file, or demo")
     _add(audit, MODEL_OPTIONS + DATA_OPTIONS + MEASURE_OPTIONS)
-    audit.add_argument("--out", metavar="FILE", required=True, help="where to write the audit (JSON)")
+    audit.add_argument("--out", type=not_empty, metavar="FILE", required=True, help="where to write the audit (JSON)")
     audit.set_defaults(run=_audit)
 
     gate = _command(commands, "gate", "judge a saved audit, without the model and without torch", _GATE_EXAMPLES)
-    gate.add_argument("audit", metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
+    gate.add_argument("audit", type=not_empty, metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
     gate.add_argument(
         "--bits", type=not_empty, metavar="BITS", help="precisions to judge, such as 8,4 (default: all that it holds)"
     )
@@ -93,6 +95,7 @@ def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, summary
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -14,7 +14,7 @@ from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.limits import check_limits_bind, gate_limits
 from qfair_check.judge.text import describe
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
-from qfair_check.options import JudgeOptions, MeasureOptions
+from qfair_check.options import JudgeOptions, MeasureOptions, as_command_line
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.report.terminal import render
@@ -34,6 +34,9 @@ def audit_command(
     target = Path(out)
     if not target.absolute().parent.is_dir():
         raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
+
+    if target.is_dir():
+        raise OptionError(f"--out {out} is a folder: name a file in it")
 
     from tqdm import tqdm
 
@@ -75,7 +78,7 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
     verdicts = [verdict for verdict in told if verdict.precision in names]
     _print(_table(audit, verdicts))
     for verdict in verdicts:
-        _print(f"{verdict.outcome.upper()}  {describe(verdict, audit)}")
+        _print(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, audit))}")
     refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
     return 1 if any(verdict.outcome in refused for verdict in verdicts) else 0
 

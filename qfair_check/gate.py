@@ -35,6 +35,7 @@ from qfair_check.sources import (
 )
 
 _GATE_FILE = "gate.json"
+_IS_USED = "qfair_is_used"
 _FIXTURES = frozenset({"qfair_precision", "qfair_audit", "qfair_model", "qfair_data"})
 
 
@@ -57,7 +58,7 @@ class Gate:
         self._selected = take_gate_ids(config)
         self._judged: set[str] = set()
         self._written: str | None = None
-        self._is_idle = False
+        self._is_used = False
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Gate":
@@ -94,8 +95,19 @@ class Gate:
         OptionError
             Naming it.
         """
+        lookup(self.config)("junit_properties")
+        if self._is_saved and not self.precisions:
+            raise OptionError(
+                "the audit holds fp32 alone, which is the baseline: audit the model again with --bits 8,4"
+            )
         if self.is_gating and not self.precisions:
             raise OptionError("there is nothing to gate: fp32 is the baseline, give --bits such as 8,4")
+        known = [node_id(*pair) for pair in self._bound()]
+        for wanted in self._selected:
+            if wanted not in known:
+                raise OptionError(
+                    f"not found: {wanted}\n(the gate has {', '.join(known) or 'no items'}; -k selects too)"
+                )
         if self.is_gating and not self._is_saved and not self._data_name():
             raise OptionError(NO_DATA)
         target = lookup(self.config)("json")
@@ -151,21 +163,24 @@ class Gate:
         """Add the gate to what the session collects."""
         report = yield
         if isinstance(collector, pytest.Session) and self.is_gating and report.passed:
-            self._check_selected()
             node = GateCollector.from_parent(collector, name=NODE, nodeid=NODE, gate=self)
             report.result = [*report.result, node]
         return report
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note a run that asks for qfair and has nothing to judge."""
-        uses = any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
-        if self.is_gating or uses or _is_distributed(self.config):
-            return
-        given = given_on_command_line(self.config)
-        self._is_idle = bool(given)
-        if "data" in given:
+        """Refuse data that nothing will use, and note whether any test uses our fixtures."""
+        self._is_used = any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
+        config: Any = self.config
+        if _is_worker(config):
+            config.workeroutput[_IS_USED] = self._is_used
+        elif not self.is_gating and not self._is_used and "data" in given_on_command_line(self.config):
             raise pytest.UsageError(NO_MODEL)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Learn from a worker whether its tests used our fixtures."""
+        self._is_used |= getattr(node, "workeroutput", {}).get(_IS_USED, True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -185,7 +200,7 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show groups as rows and precisions as columns, once a limit was judged."""
-        if self._is_idle:
+        if not self.is_gating and not self._is_used and given_on_command_line(self.config):
             terminalreporter.write_line(
                 "qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture", yellow=True
             )
@@ -222,15 +237,9 @@ class Gate:
             if limit.bound(precision.name) is not None
         ]
 
-    def _check_selected(self) -> None:
-        known = [node_id(*pair) for pair in self._bound()]
-        for wanted in self._selected:
-            if wanted not in known:
-                raise pytest.UsageError(f"not found: {wanted}\n(the gate has {', '.join(known) or 'no items'})")
-
     def _must_measure(self, session: pytest.Session) -> bool:
         option = self.config.option
-        if self._is_saved or not self.is_gating or hasattr(self.config, "workerinput"):
+        if self._is_saved or not self.is_gating or _is_worker(self.config):
             return False
         if option.collectonly or getattr(option, "setuponly", False):
             return False
@@ -272,6 +281,10 @@ def _limits_text(judging: JudgeOptions) -> str:
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 def _is_distributed(config: pytest.Config) -> bool:

@@ -46,6 +46,11 @@ def not_empty(given: str) -> str:
     return given
 
 
+def as_command_line(text: str) -> str:
+    """Return a message with the names that options have in the command ``qfair``."""
+    return text.replace("--qfair-", "--")
+
+
 MODEL_OPTIONS = (
     Option("arch", "architecture of a state dict: torchvision's name, or package.module:factory", "NAME"),
     Option("trust-pickle", "load a model file that runs code; only for files you made yourself", is_flag=True),

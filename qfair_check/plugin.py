@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SHORT_BITS = "--bits"
 _short_bits_taken = pytest.StashKey[bool]()
+_wrong_usage = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,8 +90,11 @@ def _refuse_taken_bits(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give every worker of pytest-xdist the same folder for audits."""
-    from qfair_check.sources import SHARED_FOLDER, shared_folder_key
+    from qfair_check.overrides import overridden_fixtures
+    from qfair_check.plugin_options import SHARED_FOLDER, is_in_use, shared_folder_key
 
+    if not is_in_use(node.config) and not overridden_fixtures(node.config):
+        return
     folder = node.config.stash.get(shared_folder_key, None)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="qfair-"))
@@ -120,9 +124,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         from qfair_check.plugin_options import check_marker
 
         for item in ours:
-            if _uses_precisions(item):
-                _refuse_taken_bits(item.config)
-            check_marker(item)
+            try:
+                if _uses_precisions(item):
+                    _refuse_taken_bits(item.config)
+                check_marker(item)
+            except pytest.UsageError as error:
+                if not hasattr(item.config, "workerinput"):
+                    raise
+                item.stash[_wrong_usage] = str(error)  # a worker of pytest-xdist cannot end the run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose marker makes no sense, in a worker."""
+    told = item.stash.get(_wrong_usage, None)
+    if told is not None:
+        pytest.fail(told, pytrace=False)
 
 
 def _uses_precisions(item: pytest.Item) -> bool:

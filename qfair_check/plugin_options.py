@@ -18,8 +18,12 @@ from qfair_check.options import (
 )
 from qfair_check.precision import Precision, parse_precisions
 
+SHARED_FOLDER = "qfair_shared_folder"
+shared_folder_key = pytest.StashKey[Path]()
+
 _FILES = ("model", "data", "audit", "json")
 _FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
+_CHOICES = {option.key: option.choices for option in PLUGIN_OPTIONS if option.choices}
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
 _FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {"audit", "bits", "min_group_size", "insufficient", "junit_properties"}
 _MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size"}
@@ -37,6 +41,8 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
         written = str(config.getini(f"qfair_{key}") or "")
         if key in _FLAGS:
             return "yes" if _is_on(key, written) else None
+        if written and key in _CHOICES and written not in _CHOICES[key]:
+            raise OptionError(f"qfair_{key} is {written!r} in the ini file: it is {' or '.join(_CHOICES[key])}")
         if key in _FILES and written:
             return _beside_ini(config, written)
         return written or None
@@ -217,7 +223,7 @@ def _joined(value: object) -> str:
 def _is_on(key: str, written: str) -> bool:
     value = written.strip().lower()
     if value not in ("", "yes", "true", "on", "1", "no", "false", "off", "0"):
-        raise pytest.UsageError(f"qfair_{key} is {written!r} in the ini file: it is true or false")
+        raise OptionError(f"qfair_{key} is {written!r} in the ini file: it is true or false")
     return value in ("yes", "true", "on", "1")
 
 

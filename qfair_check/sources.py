@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from qfair_check.errors import InputError, OptionError, QFairError
 from qfair_check.options import MeasureOptions, data_options, measure_options, model_options
-from qfair_check.plugin_options import audit_path, lookup
+from qfair_check.plugin_options import SHARED_FOLDER, audit_path, lookup, shared_folder_key
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from qfair_check.inputs.data import GroupedData
     from qfair_check.inputs.model import Model
     from qfair_check.measure.run import Progress
-
-SHARED_FOLDER = "qfair_shared_folder"
 
 NO_MODEL = "no model is given: pass --qfair-model FILE, or override the fixture qfair_model in a conftest.py"
 NO_DATA = "no grouped data is given: pass --qfair-data FILE, or override the fixture qfair_data in a conftest.py"
@@ -143,11 +141,9 @@ def measured_audit(
 def shared_folder(config: pytest.Config) -> Path | None:
     """Return the folder that all processes of this run share, if there are several."""
     if hasattr(config, "workerinput"):
-        return Path(config.workerinput[SHARED_FOLDER])
+        given = config.workerinput.get(SHARED_FOLDER)
+        return Path(given) if given else None
     return config.stash.get(shared_folder_key, None)
-
-
-shared_folder_key = pytest.StashKey[Path]()
 
 
 def _measure(

@@ -65,6 +65,25 @@ def test_where_the_name_is_taken_the_long_one_serves(gate, pytester):
     gate("--bits=9", "--qfair-bits=4").assert_outcomes(passed=3)
 
 
+def test_where_the_name_is_taken_the_ini_file_serves_too(gate, pytester):
+    pytester.makeconftest(RIVAL)
+    pytester.makeini("[pytest]\nqfair_bits = 4\n")
+    gate("--bits=9", "--collect-only", "-q").stdout.fnmatch_lines(["qfair::group-drop[[]int4]"])
+
+
+def test_where_the_name_is_taken_a_test_does_not_run_at_other_bits_in_silence(pytester, saved):
+    pytester.makeconftest(RIVAL)
+    pytester.makeini("[pytest]\nqfair_audit = audit.json\n")
+    pytester.makepyfile("def test_mine(qfair): pass")
+    assert pytester.runpytest("--bits=4").ret == 4
+
+
+def test_where_the_name_is_taken_help_is_still_shown(pytester):
+    pytester.makeconftest(RIVAL)
+    pytester.makeini("[pytest]\nqfair_model = demo\n")
+    assert pytester.runpytest("--help").ret == 0
+
+
 @pytest.mark.parametrize("bits", ["1", "0", "-4", "12", "64", "four", "8,,4", "int9", "4.0", "True"])
 def test_bits_that_make_no_sense_are_a_usage_error(gate, bits):
     result = gate(f"--bits={bits}")

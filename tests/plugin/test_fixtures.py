@@ -127,3 +127,19 @@ def test_test_cases_of_unittest_can_use_the_audit(pytester, tiny):
         """
     )
     pytester.runpytest(*OPTIONS, "--bits=2").assert_outcomes(passed=1, deselected=3)
+
+
+def test_a_test_case_of_unittest_that_asks_for_qfair_is_told_what_to_do(pytester, tiny):
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        @pytest.mark.usefixtures("qfair")
+        class TestMine(unittest.TestCase):
+            def test_mine(self): pass
+        """
+    )
+    result = pytester.runpytest(*OPTIONS, "--bits=2")
+    result.assert_outcomes(errors=1, deselected=3)
+    result.stdout.fnmatch_lines(["*in a unittest.TestCase, or with request.getfixturevalue, use qfair_audit*"])

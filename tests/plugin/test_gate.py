@@ -127,18 +127,20 @@ def test_a_mended_gate_leaves_nothing_failed(gate):
 
 
 @pytest.mark.parametrize("prefix", ["", "../../"])
-def test_a_pasted_id_selects_its_item(gate, prefix):
+def test_a_pasted_id_selects_its_item(gate, pytester, prefix):
+    pytester.mkdir("qfair")
     result = gate("--bits=8,2", f"{prefix}qfair::group-drop[int2]")
     result.assert_outcomes(failed=1)
 
 
-def test_a_pasted_id_that_is_not_there_is_a_usage_error_that_lists_those_that_are(gate):
-    result = gate("--bits=8", "qfair::group-drop[int2]")
+@pytest.mark.parametrize("arguments", [(), ("-n2",)])
+def test_a_pasted_id_that_is_not_there_is_a_usage_error_that_lists_those_that_are(gate, arguments):
+    result = gate("--bits=8", "qfair::group-drop[int2]", *arguments)
     assert result.ret == 4
     result.stderr.fnmatch_lines(
         [
             "ERROR: not found: qfair::group-drop[[]int2]",
-            "(the gate has qfair::fvo-increase[[]int8], qfair::group-drop[[]int8], qfair::accuracy-drop[[]int8])",
+            "(the gate has qfair::fvo-increase[[]int8], qfair::group-drop[[]int8], qfair::accuracy-drop[[]int8]; -k selects too)",
         ]
     )
 
@@ -227,10 +229,61 @@ def test_an_error_while_collecting_the_users_tests_comes_before_measuring(gate, 
     assert not (pytester.path / "out.json").exists()
 
 
-def test_a_run_that_asks_for_qfair_and_judges_nothing_says_so(pytester):
+@pytest.mark.parametrize("arguments", [(), ("-n2",)])
+def test_a_run_that_asks_for_qfair_and_judges_nothing_says_so(pytester, arguments):
     pytester.makepyfile("def test_mine(): pass")
-    result = pytester.runpytest("--qfair-max-fvo=0.2")
+    result = pytester.runpytest("--qfair-max-fvo=0.2", *arguments)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         ["qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture"]
     )
+
+
+def test_an_ini_file_with_limits_alone_is_no_reason_to_speak(pytester):
+    pytester.makeini("[pytest]\nqfair_max_fvo = 0.2\n")
+    pytester.makepyfile("def test_mine(): pass")
+    pytester.runpytest().stdout.no_fnmatch_line("qfair*")
+
+
+def test_the_table_tells_only_what_was_judged(gate):
+    text = gate("--bits=8,2", "-k", "int8").stdout.str()
+    assert "gate         -      pass          -" in text
+    assert "qfair audit" not in gate("--bits=8,2", "-k", "nothing").stdout.str()
+
+
+def test_a_broken_test_file_does_not_keep_the_gate_from_judging_when_told_to_go_on(gate, pytester):
+    pytester.makepyfile("import does_not_exist")
+    gate("--bits=8", "--continue-on-collection-errors").assert_outcomes(passed=3, errors=1)
+
+
+def test_a_plan_measures_nothing(gate, pytester):
+    gate("--bits=8", "--setup-plan", "--qfair-json=out.json")
+    assert not (pytester.path / "out.json").exists()
+
+
+def test_the_path_of_a_file_far_away_does_not_hide_the_ini_file(pytester, tiny, tmp_path_factory):
+    pytester.makeini("[pytest]\nqfair_max_group_drop = 0\n")
+    far = tmp_path_factory.mktemp("far") / "tiny.npz"
+    far.write_bytes((tiny / "tiny.npz").read_bytes())
+    model = "--qfair-model=tiny.safetensors"
+    result = pytester.runpytest(model, "--qfair-data", str(far), "--bits=8")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: pytest took {far} for *: write --qfair-data={far}, with an equals sign"])
+    result = pytester.runpytest(model, f"--qfair-data={far}", "--bits=8")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*worst group's accuracy drop <= 0,*"])
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_lines(gate, pytester, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = pytester.runpytest_subprocess("--qfair-model=demo", "--bits=8", "-p", "no:hypothesispytest")
+    result.stdout.fnmatch_lines(["group      n*", "zero      89*", "gate   *pass"])
+
+
+@pytest.mark.parametrize("target", ["nowhere/out.json", "."])
+def test_an_audit_that_cannot_be_written_is_refused_before_measuring(gate, pytester, target):
+    before = sorted(pytester.path.iterdir())
+    result = gate("--bits=8", f"--qfair-json={target}")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: --qfair-json {target}*folder*"])
+    assert [path for path in sorted(pytester.path.iterdir()) if path.name != ".pytest_cache"] == before

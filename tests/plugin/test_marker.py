@@ -94,3 +94,11 @@ def test_a_bare_marker_only_selects(pytester):
 def test_a_bare_marker_on_a_module_needs_no_fixture(pytester):
     pytester.makepyfile("import pytest\npytestmark = pytest.mark.qfair\ndef test_mine(): pass")
     pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_in_a_worker_a_marker_that_makes_no_sense_fails_its_test(pytester, tiny):
+    pytester.makepyfile(marked("bits=9") + "\n\ndef test_other(): pass")
+    result = pytester.runpytest("--qfair-data=tiny.npz", "--qfair-model=tiny.safetensors", "-n2", "-k", "test_")
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*::test_mine*: '9' is not a bit width: *"])
