@@ -6,6 +6,7 @@ from fractions import Fraction
 import hypothesis.strategies
 import numpy as np
 import pytest
+import torchvision.models
 
 import qfair_check.demo.train
 import qfair_check.gate
@@ -25,8 +26,15 @@ from qfair_check.record import (
     Weights,
 )
 
-# pytester forgets what a nested run imports: torch cannot be imported twice, and hypothesis takes long.
-PRELOADED = (hypothesis.strategies, qfair_check.demo.train, qfair_check.gate, qfair_check.measure.run)
+# pytester forgets what a nested run imports: torch and torchvision cannot be imported twice,
+# and hypothesis takes long.
+PRELOADED = (
+    hypothesis.strategies,
+    torchvision.models,
+    qfair_check.demo.train,
+    qfair_check.gate,
+    qfair_check.measure.run,
+)
 
 Counts = Mapping[str, int | None]
 

@@ -64,10 +64,13 @@ def _insufficient(verdict: Verdict, check: Check) -> str:
     lines += _listed("because  ", verdict.reasons)
     if verdict.measured is not None:
         lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
-    lines.append(
-        "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
-        "--qfair-insufficient=warn goes on all the same"
-    )
+    if any("NaN" in reason for reason in verdict.reasons):
+        lines.append("  cure     find out why the model gives such logits, and to whom")
+    else:
+        lines.append(
+            "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
+            "--qfair-insufficient=warn goes on all the same"
+        )
     return "\n".join(lines)
 
 

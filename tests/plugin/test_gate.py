@@ -140,7 +140,8 @@ def test_a_pasted_id_that_is_not_there_is_a_usage_error_that_lists_those_that_ar
     result.stderr.fnmatch_lines(
         [
             "ERROR: not found: qfair::group-drop[[]int2]",
-            "(the gate has qfair::fvo-increase[[]int8], qfair::group-drop[[]int8], qfair::accuracy-drop[[]int8]; -k selects too)",
+            "(the gate has qfair::fvo-increase[[]int8], qfair::group-drop[[]int8], qfair::accuracy-drop[[]int8]; "
+            "-k selects too)",
         ]
     )
 
