@@ -1,0 +1,190 @@
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import qfair_check
+from qfair_check.audit_file import json_schema
+from qfair_check.errors import InputError
+from qfair_check.record import Audit
+
+SHIPPED = Path(qfair_check.__file__).parent / "schema" / "audit.schema.json"
+
+
+@pytest.fixture
+def audit(make_audit):
+    return make_audit({"A": 50, "B": 40}, fp32={"A": 45, "B": 36}, int4={"A": 44, "B": 30})
+
+
+@pytest.fixture
+def path(audit, tmp_path):
+    audit.save(tmp_path / "audit.json")
+    return tmp_path / "audit.json"
+
+
+def test_the_shipped_schema_is_that_of_the_record():
+    assert json.loads(SHIPPED.read_text()) == json.loads(json.dumps(json_schema()))
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+def test_a_saved_audit_keeps_the_schema(path):
+    jsonschema.validate(json.loads(path.read_text()), json.loads(SHIPPED.read_text()))
+
+
+def test_a_measured_audit_keeps_the_schema(tmp_path):
+    qfair_check.audit("demo", "demo", "8").save(tmp_path / "demo.json")
+    jsonschema.validate(json.loads((tmp_path / "demo.json").read_text()), json.loads(SHIPPED.read_text()))
+
+
+def test_the_schema_refuses_what_is_no_audit(path):
+    held = json.loads(path.read_text())
+    held["data"]["samples"] = -1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(held, json.loads(SHIPPED.read_text()))
+
+
+def test_the_file_is_strict_json_that_reads_line_by_line(path):
+    text = path.read_text(encoding="utf-8")
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert len(text.splitlines()) > 100
+    assert text.endswith("}\n")
+
+
+def test_outcomes_lie_beside_the_file(path, audit):
+    side = path.with_name(f"audit.{audit.outcomes_sha256[:16]}.outcomes.npy")
+    assert sorted(path.parent.iterdir()) == sorted([path, side])
+    assert np.load(side, allow_pickle=False).shape == (2, 12)
+
+
+def test_an_audit_without_its_outcomes_can_be_judged(path, audit):
+    next(path.parent.glob("*.npy")).unlink()
+    assert Audit.load(path) == dataclasses.replace(audit, outcomes={})
+
+
+def test_damaged_outcomes_are_refused(path):
+    next(path.parent.glob("*.npy")).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"outcomes\.npy is damaged: its hash is not the one the audit names"):
+        Audit.load(path)
+
+
+def test_a_folder_that_is_not_there_is_named(audit, tmp_path):
+    with pytest.raises(InputError, match=r"cannot write the audit .*gone/audit\.json: No such file"):
+        audit.save(tmp_path / "gone" / "audit.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not an audit that qfair_check wrote"),
+        (b"null", "is not an audit that qfair_check wrote"),
+        (b"\xff\xfe", "is not an audit that qfair_check wrote"),
+        (b"[" * 100_000, "is not an audit that qfair_check wrote"),
+        (b'{"schema_version": 2}', "has schema version 2, and this qfair_check reads 1: audit the model again"),
+        (b'{"schema_version": 1}', "is not an audit that qfair_check wrote"),
+    ],
+)
+def test_what_is_no_audit_is_refused(tmp_path, content, reason):
+    (tmp_path / "audit.json").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        Audit.load(tmp_path / "audit.json")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"there is no audit file .*gone\.json"):
+        Audit.load(tmp_path / "gone.json")
+    with pytest.raises(InputError, match=r"cannot read the audit .*: Is a directory"):
+        Audit.load(tmp_path)
+
+
+EDITS = {
+    "a precision twice": (["precisions", 1, "precision"], "fp32", "precisions are fp32, fp32"),
+    "an unknown precision": (["precisions", 1, "precision"], "int99", "'int99' is not a bit width"),
+    "no baseline": (["precisions", 0, "precision"], "int8", "precisions are int8, int4; they start with fp32"),
+    "two groups of one name": (["groups", 1], "A", "two groups have the same name"),
+    "a group too many": (["groups"], ["A", "B", "C"], "fp32 has 2 groups, not 3"),
+    "samples": (["data", "samples"], 91, "fp32: the groups do not add up to 91 samples"),
+    "an accuracy": (["precisions", 1, "groups", 1, "accuracy"], 0.9, "int4: an accuracy is not correct / samples"),
+    "correct of a group": (["precisions", 1, "groups", 1, "correct"], 36, "int4: an accuracy is not correct / samples"),
+    "correct of all": (["precisions", 1, "overall", "correct"], 81, "int4: an accuracy is not correct / samples"),
+    "a drop": (["precisions", 1, "groups", 1, "accuracy_drop"], 0.0, "an accuracy drop is not the difference"),
+    "the FVO": (["precisions", 1, "fvo"], 0.0, "int4: the FVO is not that of the groups"),
+    "no FVO": (["precisions", 1, "fvo"], None, "int4: the FVO is not that of the groups"),
+    "the FVO increase": (["precisions", 1, "fvo_increase"], 0.0, "the FVO increase is not that of the groups"),
+    "flips": (["precisions", 1, "groups", 1, "flip_rate"], 0.0, "int4: a flip rate is not flips / samples"),
+    "too many flips": (["precisions", 1, "groups", 1, "flips"], 41, "more is counted than there are samples"),
+    "flips of all": (["precisions", 1, "overall", "nonfinite"], 3, "nonfinite of the groups does not add up"),
+    "pairs": (["precisions", 1, "groups", 1, "both_wrong"], 3, "the paired counts do not add up to the samples"),
+    "zeros": (["precisions", 1, "weights", "zeros"], 1001, "more weights are zero than there are"),
+    "sparsity": (["precisions", 1, "weights", "sparsity"], 0.0, "the sparsity is not zeros / elements"),
+    "a reason": (
+        ["precisions", 1, "groups", 1, "undefined"],
+        {"accuracy": "?"},
+        "accuracy has a value and is said to be undefined",
+    ),
+}
+
+
+@pytest.mark.parametrize(("place", "value", "reason"), EDITS.values(), ids=EDITS)
+def test_an_edited_audit_is_refused(path, place, value, reason):
+    held = json.loads(path.read_text())
+    part = held
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match="contradicts itself") as caught:
+        Audit.load(path)
+    assert reason in str(caught.value)
+
+
+def test_a_total_that_is_not_the_sum_of_the_groups_is_refused(path):
+    held = json.loads(path.read_text())
+    overall = held["precisions"][1]["overall"]
+    overall |= {"correct": 81, "accuracy": 0.9, "accuracy_drop": 0.0, "both_right": 81, "right_to_wrong": 0}
+    overall |= {"both_wrong": 9}
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match="int4: correct of the groups does not add up to that of all"):
+        Audit.load(path)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "\x00", "", "A" * 64])
+def test_a_hash_that_is_none_cannot_name_a_file(path, name):
+    held = json.loads(path.read_text())
+    held["outcomes_sha256"] = name
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match="is not an audit that qfair_check wrote"):
+        Audit.load(path)
+
+
+def test_a_metric_that_an_audit_lacks_is_none(path):
+    held = json.loads(path.read_text())
+    for result in held["precisions"]:
+        for measures in (result["overall"], *result["groups"]):
+            del measures["cosine_distance"]
+    path.write_text(json.dumps(held))
+    assert Audit.load(path).at(4).groups[0].cosine_distance is None
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3) | st.just([])
+
+
+@given(data=st.data())
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_edit_gives_an_audit_or_one_clear_error(path, data):
+    part = edited = json.loads(path.read_text())
+    while True:
+        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.booleans()):
+            break
+        part = part[key]
+    part[key] = data.draw(VALUES)
+    target = path.with_name("edited.json")
+    target.write_text(json.dumps(edited))
+    with contextlib.suppress(InputError):
+        assert isinstance(Audit.load(target), Audit)

@@ -1,0 +1,185 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import qfair_check
+from qfair_check.cli import main
+from qfair_check.record import Audit
+
+COMMAND = [sys.executable, "-m", "qfair_check"]
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch, make_audit):
+    monkeypatch.chdir(tmp_path)
+    make_audit({"A": 50, "B": 40}, fp32={"A": 45, "B": 36}, int8={"A": 45, "B": 36}, int4={"A": 44, "B": 30}).save(
+        "audit.json"
+    )
+    return tmp_path / "audit.json"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"qfair_check {qfair_check.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["audit", "gate", "demo"])
+def test_help_names_every_option_with_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"usage: qfair {command}" in text
+    assert "--qfair-" not in text.replace("--qfair-json", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["gate"], "the following arguments are required: AUDIT"),
+        (["gate", ""], "the value is empty"),
+        (["gate", "audit.json", "--max-group", "1"], "unrecognized arguments: --max-group 1"),
+        (["gate", "audit.json", "--insufficient", "never"], "invalid choice: 'never'"),
+        (["audit", "demo"], "the following arguments are required: --out"),
+        (["audit", "", "--out", "a.json"], "the value is empty"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 4
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["gate", "gone.json"], "there is no audit file gone.json"),
+        (["gate", "audit.json", "--bits", "2"], "the audit holds no int2: it holds fp32, int8, int4;"),
+        (["gate", "audit.json", "--bits", "32"], "there is nothing to judge: fp32 is the baseline"),
+        (["gate", "audit.json", "--max-fvo", "nan"], "max_fvo is 'nan': a limit is a number from 0 to 1"),
+        (["gate", "audit.json", "--max-fvo", "int2=0.1"], "max_fvo sets a limit for int2, which is not audited"),
+        (["audit", "gone.pt", "--data", "demo", "--out", "a.json"], "there is no model file gone.pt"),
+        (["audit", "gone.pt", "--out", "a.json"], "no grouped data is given: pass --data FILE"),
+        (["audit", "demo", "--out", "gone/a.json"], "--out gone/a.json: there is no folder"),
+        (["audit", "demo", "--out", "."], "--out . is a folder: name a file in it"),
+        (["audit", "demo", "--out", "a.json", "--bits", "9"], "'9' is not a bit width"),
+        (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a .csv manifest"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):
+    assert main(arguments) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"qfair: error: {told}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert sorted(path.name for path in saved.parent.iterdir()) == sorted(
+        [saved.name, *(path.name for path in saved.parent.glob("*.npy"))]
+    )
+
+
+def test_gate_prints_the_table_and_every_verdict(saved, capsys):
+    assert main(["gate", "audit.json"]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"^gate +- +pass +FAIL$", text, re.MULTILINE)
+    assert [line.split()[0] for line in text.splitlines() if re.match(r"(PASS|FAIL|INSUFFICIENT)  ", line)] == [
+        *["PASS"] * 3,
+        *["FAIL"] * 3,
+    ]
+    assert "FAIL  accuracy drop of B at int4 is 0.150, above the limit 0.050\n  worst  B  n=40 " in text
+
+
+def test_gate_passes_when_every_limit_holds(saved, capsys):
+    assert main(["gate", "audit.json", "--bits", "8"]) == 0
+    loose = ["--max-group-drop", "0.15", "--max-fvo-increase", "0.13", "--max-accuracy-drop", "0.08"]
+    assert main(["gate", "audit.json", *loose]) == 0
+
+
+@pytest.mark.parametrize(("mode", "code"), [("fail", 1), ("warn", 0), ("pass", 0)])
+def test_gate_on_what_cannot_be_judged(saved, mode, code, capsys):
+    assert main(["gate", "audit.json", "--bits", "8", "--min-group-size", "60", "--insufficient", mode]) == code
+    told = capsys.readouterr().out
+    assert "INSUFFICIENT  FVO increase at int8 cannot be judged against the limit 0.05" in told
+    assert "--min-group-size" in told
+    assert "--qfair-" not in told
+
+
+def test_audit_measures_saves_and_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.array([[1.0, 0.0]] * 40 + [[0.1, 1.0]] * 40, np.float32)
+    np.savez("data.npz", x=x, y=[0] * 40 + [1] * 40, group=["A"] * 40 + ["B"] * 40)
+    (tmp_path / "qfair_cli_net.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    net = torch.nn.Linear(2, 2, bias=False)\n"
+        "    net.weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.3]])\n"
+        "    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import qfair_cli_net
+
+    qfair_check.save_model(qfair_cli_net.make(), "net.safetensors", arch="qfair_cli_net:make", classes=["no", "yes"])
+    options = ["--data", "data.npz", "--bits", "8,2", "--scheme", "mse", "--seed", "3", "--out", "a.json"]
+    assert main(["audit", "net.safetensors", *options]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("audit written to a.json; judge it with: qfair gate a.json\n")
+    assert "group     n  fp32   int8" in text
+    audit = Audit.load("a.json")
+    assert audit.run.command == ("qfair", "audit", "net.safetensors", *options)
+    assert (audit.settings.scheme, audit.settings.seed) == ("mse/symmetric/per-tensor", 3)
+    assert audit.data.classes == ("no", "yes")
+
+
+def test_fp32_alone_can_be_audited(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "demo", "--bits", "32", "--out", "a.json"]) == 0
+    assert [result.precision for result in Audit.load("a.json").precisions] == ["fp32"]
+    assert main(["gate", "a.json"]) == 4
+
+
+def test_a_reader_that_leaves_does_not_turn_a_failed_gate_into_a_passed_one(saved):
+    line = f"set -o pipefail; {sys.executable} -m qfair_check gate audit.json --max-fvo 0 | true"
+    ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=saved.parent, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == ""
+
+
+def test_a_terminal_that_knows_ascii_alone_is_written_to(saved):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run([*COMMAND, "gate", "audit.json"], capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 1
+    assert "accuracy 0.900 ? 0.750" in ran.stdout
+
+
+def test_colour_is_for_terminals(saved, capsys):
+    main(["gate", "audit.json"])
+    assert "\x1b[" not in capsys.readouterr().out
+
+
+def test_an_interrupt_leaves_no_file(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.ones((64_000, 1, 8, 8), np.float32), y=np.zeros(64_000, np.int64))
+    options = ["audit", "demo", "--data", "data.npz", "--bits", "16,8,4,2", "--out", "a.json"]
+    code = "import sys\nfrom qfair_check.cli import main\nimport qfair_check.measure.run as run\n" + (
+        "stream = run._stream\n"
+        "def started(*arguments):\n    open('started', 'w').close()\n    return stream(*arguments)\n"
+        "run._stream = started\nsys.exit(main(sys.argv[1:]))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *options], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 2
+    assert errors.endswith("qfair: interrupted; nothing was written\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "started"]

@@ -1,0 +1,98 @@
+import argparse
+from decimal import Decimal
+
+import pytest
+
+from qfair_check.errors import OptionError
+from qfair_check.options import (
+    PLUGIN_OPTIONS,
+    as_command_line,
+    data_options,
+    judge_options,
+    measure_options,
+    model_options,
+    not_empty,
+)
+
+
+def said(**given: str):
+    return given.get
+
+
+def test_names_are_distinct_and_helped():
+    assert len({option.name for option in PLUGIN_OPTIONS}) == len(PLUGIN_OPTIONS)
+    assert all(option.help and (option.is_flag or option.metavar or option.choices) for option in PLUGIN_OPTIONS)
+
+
+def test_nothing_said_is_the_default():
+    assert model_options(said()) is None
+    assert data_options(said()) is None
+    measuring = measure_options(said())
+    assert [str(precision) for precision in measuring.precisions] == ["int8"]
+    assert (measuring.scheme, measuring.device, measuring.batch_size) == ("absmax/symmetric/per-tensor", "cpu", 64)
+    assert (measuring.workers, measuring.seed) == (None, 0)
+    judging = judge_options(said())
+    assert {name: limit.everywhere for name, limit in judging.limits.items()} == {
+        "fvo-increase": Decimal("0.05"),
+        "group-drop": Decimal("0.05"),
+        "accuracy-drop": Decimal("0.02"),
+    }
+    assert (judging.min_group_size, judging.insufficient) == (30, "fail")
+
+
+def test_the_demo_brings_its_data():
+    assert data_options(said(model="demo")).path == "demo"
+    assert data_options(said(model="demo", data="mine.csv")).path == "mine.csv"
+
+
+def test_lists_are_split_at_commas_outside_quotes():
+    options = data_options(said(data="a.csv", classes='cat, "dog, big" ,ox', group_by="race,gender", mean="0.5, .25,1"))
+    assert options.classes == ("cat", "dog, big", "ox")
+    assert options.group_by == ("race", "gender")
+    assert options.mean == (0.5, 0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64", (64, 64)), ("64x48", (64, 48)), (" 64 X 48", (64, 48)), (None, None)]
+)
+def test_image_sizes(text, size):
+    assert data_options(said(data="a.csv", image_size=text)).image_size == size
+
+
+@pytest.mark.parametrize("text", ["0", "64x", "x64", "a", "64x48x3", "-1", "6.5"])
+def test_image_sizes_that_make_no_sense(text):
+    with pytest.raises(OptionError, match=r"image_size is .*: give pixels such as 64, or height x width such as 64x48"):
+        data_options(said(data="a.csv", image_size=text))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_size": "0"},
+        {"batch_size": "many"},
+        {"workers": "-1"},
+        {"workers": "1.5"},
+        {"seed": "-1"},
+    ],
+)
+def test_counts_that_make_no_sense(given):
+    (name,) = given
+    with pytest.raises(OptionError, match=f"{name} is "):
+        measure_options(said(**given))
+
+
+@pytest.mark.parametrize("given", [{"insufficient": "never"}, {"min_group_size": "0"}, {"max_fvo": "2"}])
+def test_judging_that_makes_no_sense(given):
+    (name,) = given
+    with pytest.raises(OptionError, match=f"{name} is "):
+        judge_options(said(**given))
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+def test_an_empty_value_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="the value is empty"):
+        not_empty(text)
+
+
+def test_messages_name_options_as_the_command_line_tool_has_them():
+    assert as_command_line("pass --qfair-classes or --bits") == "pass --classes or --bits"
