@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 from wcwidth import wcswidth
 
@@ -13,6 +14,7 @@ from qfair_check.record import Audit, Measures, PrecisionResult
 MOST_GROUPS = 30
 _NAME_WIDTH = 28
 _LEAST_SHARE = 0.9
+_LEAST_WIDTH = 40
 _UNDEFINED = "undefined"
 _GROUP_CHECKS = ("fvo", "fvo-increase", "group-drop")
 _STYLES = {"": "", "bad": "\x1b[31m", "good": "\x1b[32m", "unsure": "\x1b[33m", "head": "\x1b[1m"}
@@ -43,7 +45,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
         Whether to use ANSI colours.
     """
     shown, left_out = _shown_groups(audit)
-    lines = [*_preamble(audit), *_resolution(audit, verdicts), ""]
+    lines = [*_wrapped([*_preamble(audit), *_resolution(audit, verdicts)], width), ""]
     names = [shown_name(audit.groups[index], _NAME_WIDTH) for index in shown]
     name_width = max(map(wcswidth, [*names, "overall"]))
     count_width = len(f"{max(audit.data.samples, 1)}")
@@ -67,10 +69,17 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
             cells = "  ".join(_styled(cell, column, colour) for cell, column in zip(row, widths, strict=True))
             lines.append(f"{padded(label, name_width)}  {count:>{count_width}}  {cells}".rstrip())
         lines.append("")
-    lines.append("accuracy and its change from fp32; * marks the worst group; FVO is the largest gap between groups")
+    legend = ["accuracy and its change from fp32; * marks the worst group; FVO is the largest gap between groups"]
     if left_out:
-        lines.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
-    return "\n".join(lines) + "\n"
+        legend.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
+    return "\n".join([*lines, *_wrapped(legend, width)]) + "\n"
+
+
+def _wrapped(lines: Sequence[str], width: int) -> list[str]:
+    wrapper = TextWrapper(
+        max(width, _LEAST_WIDTH), subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+    )
+    return [part for line in lines for part in wrapper.wrap(line)]
 
 
 def _preamble(audit: Audit) -> list[str]:

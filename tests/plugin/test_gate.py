@@ -158,17 +158,22 @@ def test_the_audit_is_written_where_asked(gate, pytester):
 def test_workers_share_one_audit(gate, pytester):
     pytester.makeconftest(
         """
-        import os
         import pathlib
 
-        def pytest_configure(config):
-            import qfair_check.measure.run as run
-            measured = run.audit
-            def counted(*args, **kwargs):
-                with pathlib.Path("measured.txt").open("a") as file:
-                    file.write("once\\n")
-                return measured(*args, **kwargs)
+        import qfair_check.measure.run as run
+
+        measured = run.audit
+
+        def counted(*args, **kwargs):
+            with pathlib.Path("measured.txt").open("a") as file:
+                file.write("once\\n")
+            return measured(*args, **kwargs)
+
+        def pytest_configure():
             run.audit = counted
+
+        def pytest_unconfigure():
+            run.audit = measured
         """
     )
     pytester.makepyfile("def test_a(qfair): qfair.check()\ndef test_b(qfair_audit): assert qfair_audit.at(8)")
