@@ -19,7 +19,7 @@ from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
-from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
@@ -92,7 +92,9 @@ def grouped_data(
     >>> data.classes, data.labels.tolist(), data.group_names, data.groups.tolist()
     (('cat', 'dog'), [0, 1, 0], ('home', 'park'), [0, 0, 1])
     """
-    options = DataOptions(_PYTHON, classes=tuple(classes), mean=tuple(mean), std=tuple(std))
+    options = DataOptions(
+        _PYTHON, classes=class_names(classes), mean=channel_values("mean", mean), std=channel_values("std", std)
+    )
     return _assembled(x, y, group, options, (), None)
 
 

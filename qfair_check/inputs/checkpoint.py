@@ -1,6 +1,7 @@
 """A model file becomes a state dict, or a module where the caller trusts it; no code of its own runs."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -82,8 +83,10 @@ def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # torch.load, and trusted code in the file, may raise anything
         if not trust_pickle and _brings_code(path, error):
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise UntrustedPickleError(
-                f"{path} is not a plain state dict: loading it would run code that the file brings. Either save the "
+                f"{path} is not a plain state dict: loading it would run code that the file brings"
+                f"{f' ({named[1]})' if named else ''}. Either save the "
                 "weights alone (torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) "
                 "and name the architecture, or, if you made the file yourself, pass --qfair-trust-pickle"
             ) from error

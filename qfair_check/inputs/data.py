@@ -12,7 +12,7 @@ from qfair_check.inputs.arrays import grouped_data as grouped_data
 from qfair_check.inputs.arrays import read_arrays
 from qfair_check.inputs.grouped import GroupedData as GroupedData
 from qfair_check.inputs.manifest import read_manifest
-from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.paths import require_file
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ def load_data(
         label=label,
         group_by=_tuple(group_by),
         split=split,
-        classes=tuple(classes),
+        classes=class_names(classes),
         features=_tuple(features),
         image_size=image_size,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=channel_values("mean", mean),
+        std=channel_values("std", std),
     )
     return read_data(
         options,

@@ -18,7 +18,7 @@ from qfair_check.files import replace_file
 from qfair_check.inputs.architecture import build_architecture, check_named_by_file
 from qfair_check.inputs.checkpoint import PREFIXES, Checkpoint, read_checkpoint
 from qfair_check.inputs.images import check_preprocessing
-from qfair_check.inputs.options import ModelOptions, Preprocessing
+from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.wording import listed
 
 DEMO = "demo"
@@ -178,7 +178,7 @@ def save_model(
     if target.suffix != ".safetensors":
         raise OptionError(f"{target} must end in .safetensors")
     preprocessing = _preprocessing(image_size, mean, std)
-    names = [str(name) for name in classes]
+    names = class_names(classes)
     if len(set(names)) < len(names):
         raise OptionError(f"classes are {', '.join(names)}: name every class once")
     state = _distinct(module)
@@ -195,16 +195,13 @@ def save_model(
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _preprocessing(image_size: object, mean: Iterable[float], std: Iterable[float]) -> Preprocessing:
+def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object) -> Preprocessing:
     try:
-        size = None if image_size is None else tuple(int(side) for side in image_size)  # type: ignore[attr-defined]
-        used = Preprocessing(size, tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+        height, width = image_size or (1, 1)
+        size = None if image_size is None else (int(height), int(width))
     except (TypeError, ValueError) as error:
-        raise OptionError(
-            f"image_size, mean or std cannot be used ({error}): give (height, width) and numbers"
-        ) from error
-    if size is not None and len(size) != 2:
-        raise OptionError(f"image_size is {image_size!r}: give (height, width)")
+        raise OptionError(f"image_size is {image_size!r}: give (height, width)") from error
+    used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std))
     return check_preprocessing(used, channels=3)
 
 

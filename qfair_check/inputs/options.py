@@ -1,6 +1,10 @@
 """What a user may say about a model file and a data file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from qfair_check.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +46,31 @@ class DataOptions:
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+
+def class_names(given: Iterable[object]) -> tuple[str, ...]:
+    """Return class names as text.
+
+    Raises
+    ------
+    OptionError
+        If they are one text, which is no list of names.
+    """
+    if isinstance(given, str):
+        raise OptionError(f"classes is {given!r}: give a list of names")
+    return tuple(map(str, given))
+
+
+def channel_values(name: str, given: object) -> tuple[float, ...]:
+    """Return a mean or standard deviation by channel; one number serves every channel.
+
+    Raises
+    ------
+    OptionError
+        If it is neither a number nor a sequence of numbers.
+    """
+    values: Iterable[Any] = given if isinstance(given, Iterable) else (given,)
+    try:
+        return tuple(map(float, values))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name} is {given!r}: give a number, or one for each channel") from error

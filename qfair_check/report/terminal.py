@@ -94,7 +94,8 @@ def _preamble(audit: Audit) -> list[str]:
         f"data    {printable(inputs.data)}{split}, {audit.data.samples:,} samples, {len(audit.groups)} groups {by}",
     ]
     if audit.model.parameters and share < _LEAST_SHARE:
-        lines.append(f"warning  only {share:.1%} of the parameters lie in layers that are quantized")
+        lines.append(f"warning only {share:.1%} of the parameters lie in layers that are quantized")
+    lines += _guessing(audit)
     lines += [f"note    {printable(notice)}" for notice in inputs.notices]
     lines += [
         f"note    FVO at {result.precision} is not defined: {printable(result.undefined['fvo'])}"
@@ -104,6 +105,20 @@ def _preamble(audit: Audit) -> list[str]:
     emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
     lines += [f"note    {printable(computation)}" for computation in emulated]
     return lines
+
+
+def _guessing(audit: Audit) -> list[str]:
+    """Warn of a baseline that is worse than a constant answer: most often the class order is wrong."""
+    baseline = audit.fp32
+    by_class = [sum(recall.samples) for recall in baseline.recalls] or [group.samples for group in baseline.groups]
+    constant = max(by_class) / max(audit.data.samples, 1)
+    accuracy = baseline.overall.accuracy
+    if accuracy is None or accuracy >= constant:
+        return []
+    return [
+        f"warning at fp32 the accuracy is {accuracy:.3f}, and always answering the commonest class gives "
+        f"{constant:.3f}: are the classes in the order of the model's outputs (--qfair-classes)?"
+    ]
 
 
 def _resolution(audit: Audit, verdicts: Sequence[Verdict]) -> list[str]:

@@ -21,7 +21,7 @@ from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
 from qfair_check.inputs.options import Preprocessing
 
 REFUSED = (
-    "{} is not a plain state dict: loading it would run code that the file brings. Either save the weights alone "
+    "{} is not a plain state dict: loading it would run code that the file brings{}. Either save the weights alone "
     "(torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) and name the architecture, "
     "or, if you made the file yourself, pass --qfair-trust-pickle"
 )
@@ -380,7 +380,8 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(
     )
     with pytest.raises(UntrustedPickleError) as caught:
         read_checkpoint(path)
-    assert str(caught.value) == REFUSED.format(path)
+    named = re.search(r" \([\w.]+\)(?=\. Either)", str(caught.value))
+    assert str(caught.value) == REFUSED.format(path, named[0] if named else "")
     assert not marker.exists()
 
 
@@ -419,7 +420,7 @@ def test_a_whole_module_is_refused(tmp_path: Path, zipped: bool) -> None:
     path = saved(tmp_path, nn.Linear(3, 2), _use_new_zipfile_serialization=zipped)
     with pytest.raises(UntrustedPickleError) as caught:
         read_checkpoint(path)
-    assert str(caught.value) == REFUSED.format(path)
+    assert str(caught.value) == REFUSED.format(path, " (torch.nn.modules.linear.Linear)")
 
 
 def test_a_whole_module_is_loaded_when_it_is_trusted(tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ def test_torchscript_is_refused_and_loaded_when_it_is_trusted(tmp_path: Path) ->
         torch.jit.save(torch.jit.trace(module, torch.zeros(1, 3)), path)
     with pytest.raises(UntrustedPickleError) as caught:
         read_checkpoint(path)
-    assert str(caught.value) == REFUSED.format(path)
+    assert str(caught.value) == REFUSED.format(path, "")
     read = read_checkpoint(path, trust_pickle=True)
     assert same(read.module.state_dict(), module.state_dict())
 

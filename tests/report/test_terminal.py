@@ -105,9 +105,19 @@ def test_a_limit_finer_than_the_data_is_noted(make_audit):
 def test_few_quantized_parameters_are_a_warning(make_audit):
     audit = make_audit(GROUPS, **COUNTS)
     small = replace(audit, model=replace(audit.model, quantized_parameters=100))
-    warning = "warning  only 9.1% of the parameters lie in layers that are quantized"
+    warning = "warning only 9.1% of the parameters lie in layers that are quantized"
     assert warning in render(small, ())
     assert "warning" not in render(audit, ())
+
+
+def test_a_baseline_worse_than_a_constant_answer_is_a_warning(make_audit):
+    guessed, right = ({"A": 30, "B": 30}, {"A": 70, "B": 30})
+    warning = (
+        "warning at fp32 the accuracy is 0.400, and always answering the commonest class gives 0.667: "
+        "are the classes in the order of the model's outputs (--qfair-classes)?"
+    )
+    assert warning in render(make_audit(GROUPS, fp32=guessed, int8=guessed), (), width=200)
+    assert "warning" not in render(make_audit(GROUPS, fp32=right, int8=right), ())
 
 
 def test_colour_marks_without_changing_the_text(make_audit):
