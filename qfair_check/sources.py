@@ -33,13 +33,10 @@ _audits = pytest.StashKey[dict[str, list[Audit]]]()
 @contextmanager
 def without_traceback() -> Iterator[None]:
     """Turn an error of this package into a failed fixture that shows its message alone."""
-    told: QFairError | None = None
     try:
         yield
     except QFairError as error:
-        told = error
-    if told is not None:
-        pytest.fail(str(told), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def load_configured_model(config: pytest.Config) -> "Model":
