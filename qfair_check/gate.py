@@ -198,7 +198,7 @@ class Gate:
         if report.when == "call":
             self._judged.add(report.nodeid)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Show groups as rows and precisions as columns, once a limit was judged."""
         if not self.is_gating and not self._is_used and given_on_command_line(self.config):
             terminalreporter.write_line(

@@ -1,6 +1,5 @@
 """The pytest plugin: options, markers and fixtures; everything else is imported when it is used."""
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
@@ -48,20 +47,24 @@ def pytest_load_initial_conftests(
     """
     yield
     names = {arg.split("=")[0] for arg in args}
-    if names & {_SHORT_BITS, "--help", "-h"}:
-        from qfair_check.options import not_empty
+    if not names & {_SHORT_BITS, "--help", "-h"}:
+        return
+    if _is_taken(parser, _SHORT_BITS):
+        early_config.stash[_short_bits_taken] = _SHORT_BITS in names
+        return
+    from qfair_check.options import not_empty
 
-        try:
-            parser.getgroup("qfair").addoption(
-                _SHORT_BITS,
-                dest="qfair_bits",
-                default=None,
-                type=not_empty,
-                metavar="BITS",
-                help="short for --qfair-bits",
-            )
-        except (ValueError, argparse.ArgumentError):
-            early_config.stash[_short_bits_taken] = _SHORT_BITS in names
+    parser.getgroup("qfair").addoption(
+        _SHORT_BITS, dest="qfair_bits", default=None, type=not_empty, metavar="BITS", help="short for --qfair-bits"
+    )
+
+
+def _is_taken(parser: pytest.Parser, name: str) -> bool:
+    try:
+        _, unknown = parser.parse_known_and_unknown_args([f"{name}=8"])
+    except pytest.UsageError:  # it is known and does not take this value
+        return True
+    return not unknown
 
 
 def pytest_configure(config: pytest.Config) -> None:

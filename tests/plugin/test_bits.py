@@ -42,6 +42,12 @@ def test_the_conftest_in_the_rootdir_keeps_its_name(pytester):
     assert pytester.runpytest("--help").ret == 0
 
 
+def test_a_rival_that_knows_few_values_keeps_its_name(pytester):
+    pytester.makeconftest(RIVAL.replace('default="none"', 'choices=["3"]'))
+    pytester.makepyfile(RIVAL_TEST)
+    pytester.runpytest("--bits=3").assert_outcomes(passed=1)
+
+
 def test_a_nested_conftest_keeps_its_name(pytester):
     folder = pytester.mkpydir("nested")
     (folder / "conftest.py").write_text(RIVAL)
