@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from qfair_check.inputs.model import state_sha256
 
@@ -21,13 +21,12 @@ def fingerprint(forward: Callable[..., Any]) -> bytes:
     and attributes by value, in every process alike. What cannot be pickled, such as a lambda, is equal to
     itself alone.
     """
-    parts = [*forward.parameters(), *forward.buffers()] if isinstance(forward, nn.Module) else []
     buffer = io.BytesIO()
     try:
-        _WithoutTensors(buffer, frozenset(map(id, parts))).dump(forward)
+        _HashedTensors(buffer).dump(forward)
     except Exception:  # pickling runs the model's own code, which may raise anything
         return _token(forward).encode()
-    return buffer.getvalue() + (state_sha256(forward.state_dict()).encode() if isinstance(forward, nn.Module) else b"")
+    return buffer.getvalue()
 
 
 def _token(forward: Callable[..., Any]) -> str:
@@ -38,12 +37,6 @@ def _token(forward: Callable[..., Any]) -> str:
         return fresh
 
 
-class _WithoutTensors(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, in_state: frozenset[int]) -> None:
-        super().__init__(file)
-        self._in_state = in_state
-
+class _HashedTensors(pickle.Pickler):
     def persistent_id(self, value: Any) -> str | None:
-        if not isinstance(value, Tensor):
-            return None
-        return "state" if id(value) in self._in_state else state_sha256({"": value})
+        return state_sha256({"": value}) if isinstance(value, Tensor) else None

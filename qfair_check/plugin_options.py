@@ -7,7 +7,7 @@ import pytest
 from _pytest.config.findpaths import locate_config
 
 from qfair_check.errors import OptionError, QFairError
-from qfair_check.judge.limits import CHECKS, GATE_CHECKS, check_limits_bind, gate_limits
+from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limits, check_limits_bind, gate_limits
 from qfair_check.options import (
     DEFAULT_BITS,
     DEMO,
@@ -121,7 +121,7 @@ def marked(node: pytest.Item) -> dict[str, object]:
 
 def marked_limits(node: pytest.Item, precision: Precision) -> set[str]:
     """Return the keywords of the limits that the markers of a test set and that bind at a precision."""
-    limits = gate_limits({keyword: value for keyword, value in marked(node).items() if keyword in _LIMIT_KEYWORDS})
+    limits = _marked_gate_limits(node)
     binding = {CHECKS[name].keyword for name, limit in limits.items() if limit.bound(precision.name) is not None}
     return binding & set(marked(node))
 
@@ -193,14 +193,18 @@ def _check_used(item: pytest.Item, keywords: Mapping[str, object]) -> None:
 
 
 def _check_marked_limits_bind(item: pytest.Item) -> None:
-    """Refuse a limit for a precision that the same markers leave out."""
-    said = marked(item)
-    if "bits" in said:
-        limits = gate_limits({keyword: value for keyword, value in said.items() if keyword in _LIMIT_KEYWORDS})
-        try:
-            check_limits_bind(limits, [str(precision) for precision in parse_precisions(_joined(said["bits"]))])
-        except OptionError as error:
-            raise pytest.UsageError(f"{_where(item)}{error}") from None
+    """Refuse limits that make no sense, and those for a precision that the same markers leave out."""
+    try:
+        limits, bits = _marked_gate_limits(item), marked(item).get("bits")
+        if bits is not None:
+            check_limits_bind(limits, [str(precision) for precision in parse_precisions(_joined(bits))])
+    except OptionError as error:
+        raise pytest.UsageError(f"{_where(item)}{error}") from None
+
+
+def _marked_gate_limits(node: pytest.Item) -> Limits:
+    said = {keyword: _joined(value) for keyword, value in marked(node).items() if keyword in _LIMIT_KEYWORDS}
+    return gate_limits(said)
 
 
 def check_command_line_limits(config: pytest.Config, precisions: tuple[Precision, ...]) -> None:

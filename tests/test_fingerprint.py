@@ -47,6 +47,24 @@ def test_a_weight_an_attribute_a_tensor_a_mode_and_a_class_count(make):
     assert len(set(prints)) == len(prints)
 
 
+def test_a_buffer_that_is_not_saved_counts(make):
+    prints = set()
+    for value in (0.0, 1.0):
+        model = make()
+        model.register_buffer("mask", torch.tensor([value]), persistent=False)
+        prints.add(fingerprint(model))
+    assert len(prints) == 2
+
+
+def test_the_order_of_parameters_in_a_list_counts(make):
+    prints = set()
+    for reverse in (False, True):
+        model = make()
+        model.order = sorted(model.parameters(), key=lambda value: value.numel(), reverse=reverse)
+        prints.add(fingerprint(model))
+    assert len(prints) == 2
+
+
 def test_functions_count_by_name():
     assert fingerprint(torch.relu) == fingerprint(torch.relu) != fingerprint(torch.sigmoid)
 

@@ -15,6 +15,19 @@ def test_bits_and_limits_are_those_of_the_marker(pytester, tiny):
     pytester.runpytest(*OPTIONS).assert_outcomes(failed=1, deselected=3)
 
 
+def test_limits_may_be_a_list(pytester, tiny):
+    pytester.makepyfile(marked("bits=[8, 4], max_fvo=['0.9', 'int4=0.8']"))
+    pytester.runpytest(*OPTIONS).assert_outcomes(passed=2, deselected=3)
+
+
+def test_a_wrong_limit_is_refused_also_where_the_command_line_wins(pytester, tiny):
+    for marker in ("bits=4, max_fvo='abc'", "max_fvo='abc'"):
+        pytester.makepyfile(marked(marker))
+        result = pytester.runpytest(*OPTIONS, "--qfair-max-fvo=0.9")
+        assert result.ret == 4
+        result.stderr.fnmatch_lines(["*::test_mine*: max_fvo is 'abc': a limit is a number from 0 to 1"])
+
+
 def test_the_command_line_wins_over_the_marker(pytester, tiny):
     pytester.makepyfile(marked("bits=2, max_fvo=0"))
     pytester.runpytest(*OPTIONS, "--bits=8").assert_outcomes(passed=1, deselected=3)
