@@ -1,7 +1,7 @@
 """The audit: everything that is known about one model on one grouped data set, as a frozen record."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -307,10 +307,9 @@ class Audit:
         pandas.DataFrame
             Columns precision, group (missing for overall values), metric, value (NaN where not defined), n.
         """
-        import pandas as pd
+        from qfair_check.audit_frame import audit_frame
 
-        frame = pd.DataFrame(list(_rows(self)), columns=["precision", "group", "metric", "value", "n"])
-        return frame.astype({"group": "string", "value": "float64"})
+        return audit_frame(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit and, beside it, its outcomes; a reader sees the old file or the new one.
@@ -380,38 +379,3 @@ def exact_fvo(groups: Sequence[Measures]) -> Fraction | None:
     if len(accuracies) < len(groups) or len(groups) < 2:
         return None
     return accuracy_gap(accuracies)
-
-
-_GROUP_METRICS = (
-    "accuracy",
-    "accuracy_drop",
-    "loss",
-    "cosine_distance",
-    "l1_distance",
-    "l2_distance",
-    "logit_variance",
-    "softmax_variance",
-    "prediction_probability",
-    "flip_rate",
-)
-
-
-def _rows(audit: Audit) -> Iterator[tuple[str, str | None, str, float | None, int]]:
-    for result in audit.precisions:
-        for group, measures in zip(audit.groups, result.groups, strict=True):
-            for metric in _GROUP_METRICS:
-                yield result.precision, group, metric, getattr(measures, metric), measures.samples
-        n = result.overall.samples
-        yield result.precision, None, "overall_accuracy", result.overall.accuracy, n
-        yield result.precision, None, "fvo", result.fvo, n
-        yield result.precision, None, "fvo_increase", result.fvo_increase, n
-        for metric in _GROUP_METRICS[1:]:
-            yield result.precision, None, metric, getattr(result.overall, metric), n
-        yield result.precision, None, "sparsity", result.weights.sparsity, result.weights.elements
-        yield (
-            result.precision,
-            None,
-            "weight_difference",
-            result.weights.weight_difference,
-            result.weights.elements,
-        )

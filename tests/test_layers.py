@@ -48,7 +48,7 @@ def module_name(path: Path) -> str:
 
 
 def layer_of(module: str) -> str:
-    place = "record" if module == "audit_file" else module  # the record as a file: two files, one layer
+    place = "record" if module in ("audit_file", "audit_frame") else module  # the record in other shapes: one layer
     return next(name for name in NAMES if place == name or place.startswith(f"{name}."))
 
 
