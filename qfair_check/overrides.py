@@ -60,7 +60,7 @@ def _modules(config: pytest.Config) -> Iterator[ModuleType]:
     for plugin in config.pluginmanager.get_plugins():
         if inspect.ismodule(plugin) and plugin.__name__ != _OWN:
             file = Path(getattr(plugin, "__file__", None) or "")
-            if file.name != root.name or file == root:
+            if file.name != root.name or file.resolve() == root.resolve():
                 yield plugin
 
 

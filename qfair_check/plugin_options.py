@@ -1,13 +1,17 @@
 """What the command line, a marker and the ini file say, in this order of precedence."""
 
+import os
+import shlex
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
-from _pytest.config.findpaths import locate_config
+from _pytest.config.findpaths import determine_setup
 
 from qfair_check.errors import OptionError, QFairError
-from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limits, check_limits_bind, gate_limits
+from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limit, Limits, check_limits_bind, gate_limits
 from qfair_check.options import (
     DEFAULT_BITS,
     DEMO,
@@ -93,22 +97,34 @@ def check_rootdir(config: pytest.Config) -> None:
     OptionError
         Naming the option, and the spelling that pytest understands.
     """
-    option = config.option
-    if config.args_source is config.ArgsSource.ARGS or option.inifilename or option.rootdir:
-        return
     here = config.invocation_params.dir
-    expected = locate_config(here, [here])[1]
-    if config.inipath == expected and (expected or config.rootpath == here):
+    root, ini = _setup_without_our_words(config)
+    is_lost = config.inipath != ini or (config.rootpath != root and (root / "conftest.py").exists())
+    if not is_lost:
         return
-    words = config.invocation_params.args
+    words = {*map(str, config.invocation_params.args), *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))}
     for key in _FILES:
         value = config.getoption(f"qfair_{key}")
         if value in words and (here / value).exists():
-            ignored = expected or here / "conftest.py"
             raise OptionError(
                 f"pytest took {value} for a place of tests, so that its root folder is {config.rootpath} and "
-                f"{ignored} counts for nothing: write --qfair-{key}={value}, with an equals sign"
+                f"{ini or root / 'conftest.py'} counts for nothing: write --qfair-{key}={value}, with an equals sign"
             )
+
+
+def _setup_without_our_words(config: pytest.Config) -> tuple[Path, Path | None]:
+    """Return the root folder and the ini file that pytest finds from the places of tests alone."""
+    option = config.option
+    given: dict[str, Any] = {
+        "inifile": option.inifilename,
+        "override_ini": option.override_ini,
+        "args": config.args if config.args_source is config.ArgsSource.ARGS else [],
+        "rootdir_cmd_arg": option.rootdir or None,
+        "invocation_dir": config.invocation_params.dir,
+    }
+    known = signature(determine_setup).parameters
+    found = determine_setup(**{name: value for name, value in given.items() if name in known})
+    return found[0], found[1]
 
 
 def marked(node: pytest.Item) -> dict[str, object]:
@@ -122,8 +138,7 @@ def marked(node: pytest.Item) -> dict[str, object]:
 def marked_limits(node: pytest.Item, precision: Precision) -> set[str]:
     """Return the keywords of the limits that the markers of a test set and that bind at a precision."""
     limits = _marked_gate_limits(node)
-    binding = {CHECKS[name].keyword for name, limit in limits.items() if limit.bound(precision.name) is not None}
-    return binding & set(marked(node))
+    return {CHECKS[name].keyword for name, limit in limits.items() if limit.bound(precision.name) is not None}
 
 
 def precisions_for(config: pytest.Config, node: pytest.Item) -> tuple[Precision, ...]:
@@ -203,8 +218,10 @@ def _check_marked_limits_bind(item: pytest.Item) -> None:
 
 
 def _marked_gate_limits(node: pytest.Item) -> Limits:
-    said = {keyword: _joined(value) for keyword, value in marked(node).items() if keyword in _LIMIT_KEYWORDS}
-    return gate_limits(said)
+    said = marked(node)
+    return {
+        check.name: Limit.parse(_joined(said[check.keyword]), check) for check in GATE_CHECKS if check.keyword in said
+    }
 
 
 def check_command_line_limits(config: pytest.Config, precisions: tuple[Precision, ...]) -> None:

@@ -267,17 +267,41 @@ def test_a_plan_measures_nothing(gate, pytester):
     assert not (pytester.path / "out.json").exists()
 
 
-def test_the_path_of_a_file_far_away_does_not_hide_the_ini_file(pytester, tiny, tmp_path_factory):
+def test_the_path_of_a_file_far_away_does_not_hide_the_ini_file(pytester, tiny, tmp_path_factory, monkeypatch):
     pytester.makeini("[pytest]\nqfair_max_group_drop = 0\n")
+    pytester.makepyfile(test_mine="def test_mine(): pass")
     far = tmp_path_factory.mktemp("far") / "tiny.npz"
     far.write_bytes((tiny / "tiny.npz").read_bytes())
+    (far.parent / "pytest.ini").write_text("[pytest]\n")
     model = "--qfair-model=tiny.safetensors"
-    result = pytester.runpytest(model, "--qfair-data", str(far), "--bits=8")
-    assert result.ret == 4
-    result.stderr.fnmatch_lines([f"ERROR: pytest took {far} for *: write --qfair-data={far}, with an equals sign"])
-    result = pytester.runpytest(model, f"--qfair-data={far}", "--bits=8")
-    result.assert_outcomes(passed=3)
+    told = f"ERROR: pytest took {far} for *pytest.ini counts for nothing: write --qfair-data={far}, with an equals sign"
+    for more in ((), ("--rootdir=.",)):
+        result = pytester.runpytest(model, "--qfair-data", str(far), "--bits=8", *more)
+        assert result.ret == 4
+        result.stderr.fnmatch_lines([told.replace("pytest.ini", "tox.ini")])
+    result = pytester.runpytest(model, f"--qfair-data={far}", "--bits=8", "test_mine.py")
+    result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["*worst group's accuracy drop <= 0,*"])
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"--qfair-data {far}")
+    assert pytester.runpytest(model, "--bits=8").ret == 4
+
+
+def test_the_path_of_a_file_far_away_does_not_hide_the_conftest(pytester, tiny, tmp_path_factory):
+    pytester.makeconftest("")
+    far = tmp_path_factory.mktemp("far") / "tiny.npz"
+    far.write_bytes((tiny / "tiny.npz").read_bytes())
+    result = pytester.runpytest("--qfair-model=tiny.safetensors", "--qfair-data", str(far))
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: *conftest.py counts for nothing: write --qfair-data={far}*"])
+
+
+def test_where_nothing_is_lost_paths_may_stand_alone(pytester, tiny, tmp_path_factory, monkeypatch):
+    far = tmp_path_factory.mktemp("far") / "tiny.npz"
+    far.write_bytes((tiny / "tiny.npz").read_bytes())
+    (tiny / "setup.py").touch()
+    monkeypatch.chdir(pytester.mkdir("deeper"))
+    pytester.syspathinsert(str(tiny))
+    pytester.runpytest("--qfair-model", "../tiny.safetensors", "--qfair-data", str(far)).assert_outcomes(passed=3)
 
 
 def test_a_terminal_that_knows_ascii_alone_gets_lines(gate, pytester, monkeypatch):

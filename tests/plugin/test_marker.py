@@ -60,6 +60,12 @@ def test_a_limit_binds_only_at_the_precisions_it_names(pytester, tiny):
     pytester.runpytest(*OPTIONS).assert_outcomes(passed=2, deselected=3)
 
 
+def test_a_limit_for_one_precision_is_not_missed_at_the_others(pytester, tiny):
+    body = "qfair.bits == 4 and qfair.assert_group_accuracy_drop_below()"
+    pytester.makepyfile(marked("bits=[8, 4], max_group_drop='int4=0.9'", body))
+    pytester.runpytest(*OPTIONS).assert_outcomes(passed=2, deselected=3)
+
+
 def test_a_failed_test_is_not_blamed_twice(pytester, tiny):
     pytester.makepyfile(marked("bits=8, max_fvo=0.5", "assert False"))
     pytester.runpytest(*OPTIONS).assert_outcomes(failed=1, deselected=3)

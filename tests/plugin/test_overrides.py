@@ -46,6 +46,14 @@ def test_a_fixture_with_another_function_name_is_an_override_too(pytester):
     pytester.runpytest("--bits=8,2").assert_outcomes(passed=3, failed=3)
 
 
+def test_a_root_folder_behind_a_link_is_the_same(pytester, tmp_path_factory):
+    pytester.makeconftest(OVERRIDE)
+    pytester.makeini("[pytest]\n")
+    link = tmp_path_factory.mktemp("links") / "project"
+    link.symlink_to(pytester.path)
+    pytester.runpytest("--bits=8", "-c", str(link / "tox.ini")).assert_outcomes(passed=3)
+
+
 def test_a_plugin_of_the_user_may_override(pytester):
     pytester.makepyfile(mine=OVERRIDE)
     pytester.makeconftest("pytest_plugins = ['mine']")
