@@ -253,7 +253,7 @@ class Gate:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             model, data = self._inputs(session)
             if reporter and self.config.get_verbosity() >= 0:
-                for notice in data.notices:
+                for notice in (*_share_notice(model), *data.notices):
                     reporter.write_line(f"qfair: {printable(notice)}")
             return _with_progress(self.config, model, data, self.precisions)
 
@@ -281,6 +281,15 @@ def _limits_text(judging: JudgeOptions) -> str:
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
+
+
+def _share_notice(model: Any) -> list[str]:
+    from qfair_check.quantize.model import quantized_share
+
+    if model.module is None:
+        return []
+    quantized, parameters = quantized_share(model.module)
+    return [f"{quantized / max(parameters, 1):.1%} of {parameters:,} parameters lie in layers that are quantized"]
 
 
 def _is_worker(config: pytest.Config) -> bool:

@@ -182,9 +182,10 @@ class DataRecord:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What else the measured numbers depend on."""
+    """What else the measured numbers depend on; `scheme` is the text of a `Scheme`, and its hash that of the text."""
 
     scheme: str
+    scheme_sha256: Sha256
     seed: int
     chunk: Count
     device: str

@@ -121,7 +121,7 @@ def make_audit() -> Callable[..., Audit]:
             schema_version=1,
             model=ModelRecord("a" * 64, 1100, 1000),
             data=DataRecord("d" * 64, total, tuple(samples)),
-            settings=Settings("absmax/symmetric/per-tensor", 0, 64, "cpu"),
+            settings=Settings("absmax/symmetric/per-tensor", "c" * 64, 0, 64, "cpu"),
             groups=tuple(samples),
             precisions=results,
             inputs=InputsRecord("m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), ()),

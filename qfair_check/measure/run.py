@@ -1,5 +1,6 @@
 """The only composer: model, grouped data and precisions in, audit out."""
 
+import hashlib
 import os
 import platform
 import time
@@ -124,7 +125,7 @@ def audit(
         schema_version=SCHEMA_VERSION,
         model=ModelRecord(subject.sha256, parameters, quantized),
         data=DataRecord(data_sha256(samples, passed.digests), len(samples.labels), samples.classes),
-        settings=Settings(str(grid), seed, CHUNK, _device_name(place)),
+        settings=Settings(str(grid), hashlib.sha256(str(grid).encode()).hexdigest(), seed, CHUNK, _device_name(place)),
         groups=samples.group_names,
         precisions=_results(subjects, passed.tallies, samples),
         inputs=_inputs_record(subject, samples),
