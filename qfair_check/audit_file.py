@@ -15,6 +15,7 @@ from qfair_check.files import replace_file
 from qfair_check.precision import FP32, Precision
 from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, fvo, fvo_increase
 
+_LARGEST_COSINE_DISTANCE = 2 + 1e-9
 _COUNTS = (
     "correct",
     "flips",
@@ -34,9 +35,9 @@ def write_audit(audit: Audit, path: Path) -> None:
             replace_file(_outcomes_path(audit, path), _npy(audit.outcomes))
         bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}))
         del bare["outcomes"]
-        replace_file(path, msgspec.json.format(msgspec.json.encode(bare), indent=1) + b"\n")
-    except OSError as error:
-        raise InputError(f"cannot write the audit {path}: {error.strerror or error}") from error
+        replace_file(path, msgspec.json.format(msgspec.json.encode(_as_text(bare)), indent=1) + b"\n")
+    except (OSError, ValueError) as error:  # a path without a name, or with a NUL byte, is a ValueError
+        raise InputError(f"cannot write the audit {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_audit(path: Path) -> Audit:
@@ -45,8 +46,8 @@ def read_audit(path: Path) -> Audit:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no audit file {path}") from None
-    except OSError as error:
-        raise InputError(f"cannot read the audit {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the audit {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
         if version != SCHEMA_VERSION:
@@ -84,6 +85,15 @@ def outcomes_digest(outcomes: dict[str, bytes]) -> str:
 @dataclass(frozen=True, slots=True)
 class _Version:
     schema_version: int
+
+
+def _as_text(value: Any) -> Any:
+    """Escape what a file name may hold and JSON may not: bytes that are no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _as_text(inner) for name, inner in value.items()}
+    return [_as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _outcomes_path(audit: Audit, path: Path) -> Path:
@@ -165,6 +175,8 @@ def _contradiction_in(measures: Measures, fp32: Measures) -> str | None:
     for name in measures.undefined:
         if getattr(measures, name, None) is not None:
             return f"{name} has a value and is said to be undefined"
+    if not 0 <= (measures.cosine_distance or 0.0) <= _LARGEST_COSINE_DISTANCE:
+        return "a cosine distance is not from 0 to 2"
     accuracy, before = measures.exact_accuracy, fp32.exact_accuracy
     if measures.accuracy != (None if accuracy is None else float(accuracy)):
         return "an accuracy is not correct / samples"

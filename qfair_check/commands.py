@@ -144,7 +144,7 @@ def _meaning(audit: Audit, passed: Sequence[str], failed: Sequence[str]) -> str:
 
 def _table(audit: Audit, verdicts: Sequence[Verdict]) -> str:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return render(audit, verdicts, width=shutil.get_terminal_size().columns, colour=colour)
+    return as_command_line(render(audit, verdicts, width=shutil.get_terminal_size().columns, colour=colour))
 
 
 def _print(text: str) -> None:

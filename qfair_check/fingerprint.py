@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qfair_check.inputs.model import state_sha256
 
@@ -15,7 +15,7 @@ _tokens: "weakref.WeakKeyDictionary[Callable[..., Any], str]" = weakref.WeakKeyD
 
 
 def fingerprint(forward: Callable[..., Any]) -> bytes:
-    """Return bytes that are equal only for models which compute the same.
+    """Return bytes that are equal only for models which compute the same, as long as no class is changed in a run.
 
     They are a pickle in which a hash stands for each tensor: so classes and functions count by their name,
     and attributes by value, in every process alike. What cannot be pickled, such as a lambda, is equal to
@@ -26,7 +26,7 @@ def fingerprint(forward: Callable[..., Any]) -> bytes:
         _HashedTensors(buffer).dump(forward)
     except Exception:  # pickling runs the model's own code, which may raise anything
         return _token(forward).encode()
-    return buffer.getvalue()
+    return buffer.getvalue() + (state_sha256(forward.state_dict()).encode() if isinstance(forward, nn.Module) else b"")
 
 
 def _token(forward: Callable[..., Any]) -> str:

@@ -56,12 +56,13 @@ def inputs_from_fixtures(session: pytest.Session, where: ModuleType) -> "tuple[M
 
 
 def _modules(config: pytest.Config) -> Iterator[ModuleType]:
+    """Yield plugins that are modules, and last, so that it wins, the rootdir's conftest.py."""
     root = config.rootpath / "conftest.py"
-    for plugin in config.pluginmanager.get_plugins():
-        if inspect.ismodule(plugin) and plugin.__name__ != _OWN:
-            file = Path(getattr(plugin, "__file__", None) or "")
-            if file.name != root.name or file.resolve() == root.resolve():
-                yield plugin
+    modules = [plugin for plugin in config.pluginmanager.get_plugins() if inspect.ismodule(plugin)]
+    for module in sorted(modules, key=lambda module: (module.__name__ == root.stem, module.__name__)):
+        file = Path(getattr(module, "__file__", None) or "")
+        if module.__name__ != _OWN and (file.name != root.name or file.resolve() == root.resolve()):
+            yield module
 
 
 def _fixture_name(attribute: str, value: object) -> str | None:

@@ -73,6 +73,20 @@ def test_damaged_outcomes_are_refused(path):
         Audit.load(path)
 
 
+@pytest.mark.parametrize("name", ["", ".", "a\0.json"])
+def test_a_path_that_is_no_file_is_named(audit, name):
+    with pytest.raises(InputError, match="cannot write the audit"):
+        audit.save(name)
+    with pytest.raises(InputError, match="cannot read the audit"):
+        Audit.load(name)
+
+
+def test_a_file_name_that_is_no_text_is_escaped(audit, tmp_path):
+    odd = dataclasses.replace(audit, inputs=dataclasses.replace(audit.inputs, model="m\udcff.pt"))
+    odd.save(tmp_path / "audit.json")
+    assert Audit.load(tmp_path / "audit.json").inputs.model == "m\\udcff.pt"
+
+
 def test_a_folder_that_is_not_there_is_named(audit, tmp_path):
     with pytest.raises(InputError, match=r"cannot write the audit .*gone/audit\.json: No such file"):
         audit.save(tmp_path / "gone" / "audit.json")
@@ -120,6 +134,7 @@ EDITS = {
     "too many flips": (["precisions", 1, "groups", 1, "flips"], 41, "more is counted than there are samples"),
     "flips of all": (["precisions", 1, "overall", "nonfinite"], 3, "nonfinite of the groups does not add up"),
     "pairs": (["precisions", 1, "groups", 1, "both_wrong"], 3, "the paired counts do not add up to the samples"),
+    "a distance": (["precisions", 1, "groups", 1, "cosine_distance"], -1.0, "a cosine distance is not from 0 to 2"),
     "zeros": (["precisions", 1, "weights", "zeros"], 1001, "more weights are zero than there are"),
     "sparsity": (["precisions", 1, "weights", "sparsity"], 0.0, "the sparsity is not zeros / elements"),
     "a reason": (

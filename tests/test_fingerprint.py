@@ -24,6 +24,11 @@ class Shifted(Scaled):
     pass
 
 
+class Forgetful(Scaled):
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+
 @pytest.fixture
 def make():
     def made(kind: type[Scaled] = Scaled, scale: float = 1.0) -> Scaled:
@@ -54,6 +59,12 @@ def test_a_buffer_that_is_not_saved_counts(make):
         model.register_buffer("mask", torch.tensor([value]), persistent=False)
         prints.add(fingerprint(model))
     assert len(prints) == 2
+
+
+def test_weights_that_pickle_leaves_out_count(make):
+    first, second = make(Forgetful), make(Forgetful)
+    second.inner.weight.data += 1
+    assert fingerprint(first) != fingerprint(second)
 
 
 def test_the_order_of_parameters_in_a_list_counts(make):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -179,8 +180,6 @@ def save_model(
         raise OptionError(f"{target} must end in .safetensors")
     preprocessing = _preprocessing(image_size, mean, std)
     names = class_names(classes)
-    if len(set(names)) < len(names):
-        raise OptionError(f"classes are {', '.join(names)}: name every class once")
     state = _distinct(module)
     _check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
     metadata = {
@@ -196,11 +195,13 @@ def save_model(
 
 
 def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object) -> Preprocessing:
-    try:
-        height, width = image_size or (1, 1)
-        size = None if image_size is None else (int(height), int(width))
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"image_size is {image_size!r}: give (height, width)") from error
+    size: tuple[int, int] | None = None
+    if image_size is not None:
+        try:
+            height, width = map(operator.index, image_size)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"image_size is {image_size!r}: give (height, width) in whole pixels") from error
+        size = height, width
     used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std))
     return check_preprocessing(used, channels=3)
 

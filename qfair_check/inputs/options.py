@@ -58,7 +58,10 @@ def class_names(given: Iterable[object]) -> tuple[str, ...]:
     """
     if isinstance(given, str):
         raise OptionError(f"classes is {given!r}: give a list of names")
-    return tuple(map(str, given))
+    names = tuple(map(str, given))
+    if "" in names or len(set(names)) < len(names):
+        raise OptionError(f"classes are {', '.join(map(repr, names))}: name every class once")
+    return names
 
 
 def channel_values(name: str, given: object) -> tuple[float, ...]:

@@ -53,7 +53,7 @@ def data_sha256(data: GroupedData, digests: list[bytes]) -> str:
     whole = hashlib.sha256(b"".join(digests))
     whole.update(data.labels.tobytes())
     whole.update(data.groups.tobytes())
-    whole.update("\0".join(data.group_names).encode())
+    whole.update("\0".join(data.group_names).encode("utf-8", "surrogatepass"))
     return whole.hexdigest()
 
 

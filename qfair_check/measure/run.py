@@ -1,6 +1,7 @@
 """The only composer: model, grouped data and precisions in, audit out."""
 
 import hashlib
+import operator
 import os
 import platform
 import time
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -264,7 +266,8 @@ def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
 
 def _check_counts(**given: tuple[object, int]) -> None:
     for name, (value, least) in given.items():
-        if not isinstance(value, int) or not least <= value < _MOST:
+        is_whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+        if not is_whole or not least <= operator.index(value) < _MOST:  # type: ignore[arg-type]
             raise OptionError(f"{name} is {value!r}: it is a whole number from {least} to {_MOST - 1}")
 
 
@@ -349,7 +352,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {name!r} cannot be used here: {reason}; cpu always can") from error
     return device

@@ -541,3 +541,91 @@ def test_the_outcomes_are_those_of_the_groups(made):
         assert right.shape == (SIZE,)
         assert [group.correct for group in result.groups] == [right[name == GROUP].sum() for name in made.groups]
         assert result.overall.correct == right.sum()
+
+
+@pytest.mark.parametrize(
+    "given", [{"batch_size": 0}, {"batch_size": True}, {"workers": -1}, {"seed": 2**70}, {"seed": 1.5}, {"seed": None}]
+)
+def test_counts_that_make_no_sense_are_refused(given):
+    (name,) = given
+    with pytest.raises(OptionError, match=f"^{name} is .*: it is a whole number from"):
+        audit("demo", "demo", 8, **given)
+
+
+@pytest.mark.parametrize("device", ["abacus", "meta", "hpu", "cuda:99", "", None])
+def test_devices_that_are_not_there_are_refused(device):
+    with pytest.raises(OptionError, match=r"cannot be used here: .*; cpu always can"):
+        audit("demo", "demo", 8, device=device)
+
+
+def test_a_model_that_changes_its_input_disturbs_no_other_precision():
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x.sub_(1.0))
+
+    torch.manual_seed(1)
+    net, x = Centred(), torch.randn(80, 3)
+    data = grouped_data(x, [0, 1] * 40)
+    both, alone = audit(net, data, "8,2"), audit(net, data, "2")
+    assert both.at(2) == alone.at(2)
+    expected = net.inner(x - 1.0).argmax(1) == torch.tensor([0, 1] * 40)
+    assert both.right("fp32").tolist() == expected.tolist()
+
+
+def test_a_model_that_draws_random_numbers_gets_the_same_at_every_precision():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + torch.randn(len(x), 2)
+
+    net, data = Noisy(), grouped_data(torch.randn(200, 3), [0, 1] * 100)
+    wide, narrow = audit(net, data, "8,4,2"), audit(net, data, "8", batch_size=7)
+    assert wide.fp32 == narrow.fp32
+    assert wide.at(8) == narrow.at(8)
+    assert wide.at(8).overall.flip_rate < 0.05
+    assert audit(net, data, "8", seed=1).fp32 != wide.fp32
+
+
+def test_logits_whose_number_changes_are_named():
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)[:, : 2 + int(x[0, 0] > 0)]
+
+    x = torch.full((100, 3), -1.0)
+    x[64:] = 1.0
+    with pytest.raises(MeasureError, match="gave 3 logits on sample 64 and the samples after it, and 2 before"):
+        audit(Growing(), grouped_data(x, [0, 1] * 50), 8)
+
+
+def test_a_mask_of_infinities_is_no_bad_weight():
+    class Masked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.mask.clamp(min=-5)
+
+    made = audit(Masked(), grouped_data(torch.randn(80, 3), [0, 1] * 40), "16,8")
+    assert made.at(8).overall.nonfinite == made.at(16).overall.nonfinite == 0
+
+
+def test_logits_beyond_the_squares_of_floats_are_told_and_not_nan():
+    def huge(x: torch.Tensor) -> torch.Tensor:
+        return x.double()[:, :2] * 1e200
+
+    overall = audit(huge, grouped_data(torch.randn(80, 3), [0, 1] * 40), 32).fp32.overall
+    assert overall.accuracy is not None
+    assert overall.logit_variance is None
+    assert "too large" in overall.undefined["logit_variance"]
