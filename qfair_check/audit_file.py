@@ -155,9 +155,9 @@ def _contradiction_at(result: PrecisionResult, audit: Audit) -> str | None:
         whole = getattr(result.overall, name)
         if whole is not None and None not in by_group and whole != sum(by_group):
             return f"{name} of the groups does not add up to that of all"
-    if result.fvo != fvo(result.groups):
+    if result.fvo not in (None, fvo(result.groups)):
         return "the FVO is not that of the groups"
-    if result.fvo_increase != fvo_increase(result.groups, audit.fp32.groups):
+    if result.fvo_increase not in (None, fvo_increase(result.groups, audit.fp32.groups)):
         return "the FVO increase is not that of the groups"
     weights = result.weights
     if weights.zeros > weights.elements:

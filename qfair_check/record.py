@@ -139,7 +139,7 @@ class Recall:
     gap: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionResult:
     """Everything measured at one precision; `groups` follows the order of `Audit.groups`."""
 
@@ -147,8 +147,8 @@ class PrecisionResult:
     computation: str
     overall: Measures
     groups: tuple[Measures, ...]
-    fvo: float | None
-    fvo_increase: float | None
+    fvo: float | None = None
+    fvo_increase: float | None = None
     undefined: dict[str, str]
     recalls: tuple[Recall, ...]
     weights: Weights

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qfair_check.errors import InputError
-from qfair_check.inputs.architecture import build_architecture, import_object
+from qfair_check.inputs.architecture import build_architecture, check_named_by_file, import_object
 
 MODULE = """
 import torch
@@ -58,6 +58,9 @@ def message(name: str, state: dict[str, torch.Tensor] | None = None) -> str:
     with pytest.raises(InputError) as caught:
         build_architecture(name, state or {})
     return str(caught.value)
+
+
+NAME_ONE = "name a function or class there that builds the model"
 
 
 @pytest.mark.parametrize(
@@ -138,9 +141,9 @@ def test_a_class_of_modules_is_a_factory(folder: Path) -> None:
         ("qfair_nets:no_module", "architecture qfair_nets:no_module returned a list, not a torch.nn.Module"),
         ("qfair_nets:WIDTH", "architecture qfair_nets:WIDTH is a int, not a function that builds a model"),
         ("qfair_nets:torch", "architecture qfair_nets:torch is a module, not a function that builds a model"),
-        ("qfair_nets:nope", "qfair_nets has no 'nope'"),
-        ("qfair_nets:Parts.nope", "qfair_nets has no 'Parts.nope'"),
-        ("qfair_nets:", "qfair_nets has no ''"),
+        ("qfair_nets:nope", f"qfair_nets has no 'nope': {NAME_ONE}"),
+        ("qfair_nets:Parts.nope", f"qfair_nets has no 'Parts.nope': {NAME_ONE}"),
+        ("qfair_nets:", f"qfair_nets has no '': {NAME_ONE}"),
         (
             "qfair_nets:needs",
             "architecture qfair_nets:needs failed: TypeError: needs() missing 1 required positional argument: 'width'",
@@ -175,3 +178,23 @@ def test_building_leaves_the_random_state_as_it_is(folder: Path, name: str) -> N
     before = torch.random.get_rng_state()
     build_architecture(name, {"classifier.1.weight": torch.zeros(2, 512, 1, 1)})
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["os:abort", "sys:exit", "shutil:rmtree", "importlib.metadata:files"])
+def test_a_file_cannot_have_pythons_own_functions_called(name: str) -> None:
+    with pytest.raises(InputError, match=r"^net\.safetensors names the architecture .* do not trust this file"):
+        check_named_by_file(name, "net.safetensors")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "qfair_check.demo.network:digits_cnn", "mine.nets:build"])
+def test_a_file_may_name_what_builds_a_network(name: str) -> None:
+    check_named_by_file(name, "net.safetensors")
+
+
+@pytest.mark.parametrize("how", ["factory", "import"])
+def test_code_that_leaves_the_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    body = "raise SystemExit(0)\n" if how == "import" else "def build(): raise SystemExit(0)\n"
+    (tmp_path / f"qfair_leaves_{how}.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="SystemExit"):
+        build_architecture(f"qfair_leaves_{how}:build", {})
