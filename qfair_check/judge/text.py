@@ -64,14 +64,22 @@ def _insufficient(verdict: Verdict, check: Check) -> str:
     lines += _listed("because  ", verdict.reasons)
     if verdict.measured is not None:
         lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
-    if any("NaN" in reason for reason in verdict.reasons):
-        lines.append("  cure     find out why the model gives such logits, and to whom")
-    else:
-        lines.append(
-            "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
-            "--qfair-insufficient=warn goes on all the same"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  cure     {_cure(verdict.reasons)}"])
+
+
+def _cure(reasons: Sequence[str]) -> str:
+    told = "\n".join(reasons)
+    if "NaN" in told:
+        return "find out why the model gives such logits, and to whom"
+    if "the audit holds no" in told:
+        return "audit the model again with this version of qfair_check"
+    if "no quantized weights" in told:
+        return "leave this limit out"
+    if "samples" not in told:
+        return "data with two groups at least; --qfair-group-by names the columns that make them"
+    return (
+        "more samples of such groups, or a lower --qfair-min-group-size; --qfair-insufficient=warn goes on all the same"
+    )
 
 
 def _listed(label: str, reasons: Sequence[str]) -> list[str]:
