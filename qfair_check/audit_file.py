@@ -45,7 +45,7 @@ def read_audit(path: Path) -> Audit:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"there is no audit file {path}") from None
+        raise InputError(f"there is no audit file {path}: qfair audit --out and --qfair-json write one") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the audit {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -57,7 +57,7 @@ def read_audit(path: Path) -> Audit:
             )
         audit = msgspec.json.decode(raw, type=Audit)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not an audit that qfair_check wrote: {error}") from error
+        raise InputError(f"{path} is not an audit that qfair_check wrote, or is damaged: {error}") from error
     problem = _contradiction(audit)
     if problem:
         raise InputError(f"{path} contradicts itself ({problem}): it was edited or damaged; audit the model again")

@@ -27,12 +27,15 @@ EXIT_INTERRUPTED, EXIT_USAGE = 2, 4
 _AUDIT_EXAMPLES = """examples:
   qfair audit demo --bits 8,4,2 --out audit.json
   qfair audit model.safetensors --arch resnet18 --data faces.csv --label race --split test --bits 8,4 --out audit.json
+
+exit codes: 0 the audit is written, 2 interrupted, 4 something cannot be read or measured; nothing is written then
 """
 _GATE_EXAMPLES = """examples:
   qfair gate audit.json
   qfair gate audit.json --max-fvo 0.3 --max-group-drop 0.05,int2=0.2
 
-exit codes: 0 every limit holds, 1 a limit is broken or cannot be judged, 4 the audit cannot be read
+exit codes: 0 every limit holds, 1 a limit is broken or cannot be judged, 2 interrupted, 4 the audit cannot be
+read or an option makes no sense
 """
 
 

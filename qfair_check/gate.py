@@ -199,13 +199,14 @@ class Gate:
             self._judged.add(report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
-        """Show groups as rows and precisions as columns, once a limit was judged."""
+        """Show groups as rows and precisions as columns, once a limit was judged or a test used the audit."""
         if not self.is_gating and not self._is_used and given_on_command_line(self.config):
             terminalreporter.write_line(
                 "qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture", yellow=True
             )
         verdicts = [self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged]
-        if verdicts and self._audit is not None and self.config.get_verbosity() >= 0:
+        is_told = bool(verdicts) or (self._is_used and self.is_gating)
+        if is_told and self._audit is not None and self.config.get_verbosity() >= 0:
             from qfair_check.report.terminal import render
 
             writer = self.config.get_terminal_writer()
@@ -245,7 +246,7 @@ class Gate:
             return False
         if session.testsfailed and not option.continue_on_collection_errors:
             return False
-        return _is_distributed(self.config) or any(isinstance(item, GateItem) for item in session.items)
+        return _is_distributed(self.config) or any(_needs_audit(item) for item in session.items)
 
     def _measured(self, session: pytest.Session) -> Audit:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
@@ -281,6 +282,10 @@ def _limits_text(judging: JudgeOptions) -> str:
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
+
+
+def _needs_audit(item: pytest.Item) -> bool:
+    return isinstance(item, GateItem) or bool({"qfair", "qfair_audit"} & set(getattr(item, "fixturenames", ())))
 
 
 def _share_notice(model: Any) -> list[str]:

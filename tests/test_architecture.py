@@ -30,11 +30,11 @@ LAYERS = [
     ("plugin_options", {"pytest", "_pytest"}),
     ("overrides", {"pytest", "_pytest"}),
     ("fingerprint", {"torch"}),
-    ("sources", {"pytest", "filelock", "torch"}),
+    ("sources", {"pytest", "filelock"}),
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest", "tqdm"}),
-    ("plugin", {"pytest", "torch"}),
+    ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]
 MEASURING = {"inputs", "quantize", "measure", "demo.network"}

@@ -278,7 +278,7 @@ def _fitted(data: GroupedData, classes: int) -> GroupedData:
         first = int(beyond[0])
         raise InputError(
             f"{data.where(first)} has class {data.classes[data.labels[first]]!r} (index {data.labels[first]}), and "
-            f"the model has {classes} outputs; {len(beyond)} labels are out of range"
+            f"the model has {classes} outputs; labels out of range: {len(beyond)}"
         )
     if len(data.classes) == classes:
         return data

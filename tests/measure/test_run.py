@@ -316,7 +316,7 @@ def test_labels_beyond_the_outputs(net):
     with pytest.raises(InputError) as caught:
         audit(net, (X, labels), bits=8)
     assert str(caught.value) == (
-        "sample 7 has class '4' (index 4), and the model has 4 outputs; 2 labels are out of range"
+        "sample 7 has class '4' (index 4), and the model has 4 outputs; labels out of range: 2"
     )
 
 

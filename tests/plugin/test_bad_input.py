@@ -116,7 +116,7 @@ CASES = {
     "labels beyond the outputs": (
         arrays(x=X, y=[0, 1, 2, 0]),
         (*BOTH, "--qfair-classes=a,b,c"),
-        "sample 2 has class 'c' (index 2), and the model has 2 outputs; 1 labels are out of range",
+        "sample 2 has class 'c' (index 2), and the model has 2 outputs; labels out of range: 1",
     ),
     "unknown label names": (table("a,b,label\n1,2,maybe\n"), ON_ROWS, "column label of rows.csv holds maybe, *"),
     "missing column": (

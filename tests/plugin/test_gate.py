@@ -257,6 +257,17 @@ def test_the_table_tells_only_what_was_judged(gate):
     assert "qfair audit" not in gate("--bits=8,2", "-k", "nothing").stdout.str()
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n2",)])
+def test_without_the_items_of_the_gate_the_audit_of_the_tests_is_told_and_written(gate, pytester, arguments):
+    pytester.makepyfile("def test_mine(qfair): assert qfair.bits == 8")
+    result = gate("--bits=8", "-k", "test_mine", "--qfair-json=out.json", *arguments)
+    result.assert_outcomes(passed=1, **({} if arguments else {"deselected": 3}))
+    text = result.stdout.str()
+    assert "overall  80  1.000  1.000 +0.000" in text
+    assert "audit written to out.json" in text
+    assert Audit.load(pytester.path / "out.json").at(8)
+
+
 def test_a_broken_test_file_does_not_keep_the_gate_from_judging_when_told_to_go_on(gate, pytester):
     pytester.makepyfile("import does_not_exist")
     gate("--bits=8", "--continue-on-collection-errors").assert_outcomes(passed=3, errors=1)
