@@ -236,7 +236,7 @@ class Audit:
     >>> Audit.load("missing.json")
     Traceback (most recent call last):
         ...
-    qfair_check.errors.InputError: there is no audit file missing.json
+    qfair_check.errors.InputError: there is no audit file missing.json: qfair audit --out and --qfair-json write one
     """
 
     schema_version: Count

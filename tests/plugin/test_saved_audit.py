@@ -86,7 +86,7 @@ def test_it_holds_no_weights_to_quantize(pytester, saved):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "there is no audit file audit.json"),
+        (None, "there is no audit file audit.json: qfair audit --out and --qfair-json write one"),
         ("", "audit.json is not an audit that qfair_check wrote*"),
         ("{}", "audit.json is not an audit that qfair_check wrote*"),
         ("[1, 2", "audit.json is not an audit that qfair_check wrote*"),
