@@ -363,4 +363,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _default_workers(data: GroupedData) -> int:
-    return min(4, torch.get_num_threads(), len(os.sched_getaffinity(0))) if data.decodes else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, torch.get_num_threads(), cores) if data.decodes else 0
