@@ -18,7 +18,7 @@ from qfair_check.precision import Precision
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DTDB_BINS = 50
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -74,6 +74,8 @@ class LayerWeights:
     shape : tuple of int
     bits : int
         Bits per weight.
+    rule : str
+        The scale rule; ``round`` at a floating-point precision, whose weights are only rounded.
     scale : tuple of float
         The step: one value, or one per channel; empty at a floating-point precision.
     zero_point : tuple of int
@@ -91,6 +93,7 @@ class LayerWeights:
     name: str
     shape: tuple[Count, ...]
     bits: Count
+    rule: str
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     levels: Count
@@ -102,6 +105,16 @@ class LayerWeights:
     def elements(self) -> int:
         """Number of weights."""
         return prod(self.shape)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of weights that are now exactly zero; None without weights."""
+        return self.zeros / self.elements if self.elements else None
+
+    @property
+    def clipped_share(self) -> float | None:
+        """Share of weights that fell beyond the ends of the grid; None without weights."""
+        return self.clipped / self.elements if self.elements else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +171,14 @@ class PrecisionResult:
 class ModelRecord:
     """Which weights were audited: the hash covers every name, shape, type and value of the state dict.
 
-    It is None for a plain callable, whose weights are unknown.
+    It is None for a plain callable, whose weights are unknown. `excluded` names the weights that could be
+    quantized and were left at fp32 on request.
     """
 
     sha256: Sha256 | None
     parameters: Count
     quantized_parameters: Count
+    excluded: tuple[str, ...]
 
     @property
     def quantized_share(self) -> float:
@@ -182,9 +197,14 @@ class DataRecord:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What else the measured numbers depend on; `scheme` is the text of a `Scheme`, and its hash that of the text."""
+    """What else the measured numbers depend on.
+
+    `scheme` is the text of a `Scheme`, `allocation` that of an `Allocation`, empty where every layer has the audited
+    precision; `scheme_sha256` is the hash of both.
+    """
 
     scheme: str
+    allocation: str
     scheme_sha256: Sha256
     seed: int
     chunk: Count
@@ -274,6 +294,24 @@ class Audit:
                 return result
         held = ", ".join(result.precision for result in self.precisions)
         raise OptionError(f"the audit holds no {name}: it holds {held}; audit the model again with --bits {name}")
+
+    def model_bits(self, precision: str | int | Precision) -> int | None:
+        """Return the size of the model's parameters in bits; None if they are unknown.
+
+        Quantized weights count at their bits, and other parameters at 16 for fp16 and bf16, which round them too,
+        and at 32 elsewhere. Scales, zero points and buffers are left out.
+
+        Raises
+        ------
+        OptionError
+            If the audit does not hold the precision.
+        """
+        result = self.at(precision)
+        if self.model.sha256 is None:
+            return None
+        half = Precision(result.precision).bits == 16
+        others = self.model.parameters - result.weights.elements
+        return sum(layer.elements * layer.bits for layer in result.weights.layers) + others * (16 if half else 32)
 
     def right(self, precision: str | int | Precision) -> NDArray[np.bool_]:
         """Return, per sample in dataset order, whether the prediction was right; shape (samples,).

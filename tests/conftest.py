@@ -94,7 +94,7 @@ def result(precision: str, samples: Counts, correct: Counts, before: Counts) -> 
             0.25,
             3.5,
             Histogram(-1.0, 1.0, (1000, *[0] * 100)),
-            (LayerWeights("fc", (10, 100), 4, (0.1,), (0,), 15, 250, 0, 3.5),),
+            (LayerWeights("fc", (10, 100), 4, "absmax", (0.1,), (0,), 15, 250, 0, 3.5),),
         ),
     )
 
@@ -118,10 +118,10 @@ def make_audit() -> Callable[..., Audit]:
         }
         outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
         return Audit(
-            schema_version=1,
-            model=ModelRecord("a" * 64, 1100, 1000),
+            schema_version=2,
+            model=ModelRecord("a" * 64, 1100, 1000, ()),
             data=DataRecord("d" * 64, total, tuple(samples)),
-            settings=Settings("absmax/symmetric/per-tensor", "c" * 64, 0, 64, "cpu"),
+            settings=Settings("absmax/symmetric/per-tensor", "", "c" * 64, 0, 64, "cpu"),
             groups=tuple(samples),
             precisions=results,
             inputs=InputsRecord("m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), ()),
