@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from qfair_check.inputs.sample import Sample, called, mapped, size
+from qfair_check.measure.fast import SpeedUp, as_it_is
 from qfair_check.measure.outputs import logits_of
 from qfair_check.precision import Precision
 
@@ -39,7 +40,7 @@ class Forward:
         return np.asarray(answer.detach().to("cpu", torch.float64).numpy())
 
 
-def forward_at(precision: Precision, module: nn.Module, device: torch.device) -> Forward:
+def forward_at(precision: Precision, module: nn.Module, device: torch.device, faster: SpeedUp = as_it_is) -> Forward:
     """Return the forward pass of a module whose weights are already at `precision`.
 
     Integer precisions compute in fp32 on the dequantized weights. fp16 and bf16 compute in half precision on
@@ -52,10 +53,12 @@ def forward_at(precision: Precision, module: nn.Module, device: torch.device) ->
     module : torch.nn.Module
         In eval mode, float32, owned by the caller; it is moved to the device.
     device : torch.device
+    faster : callable
+        Applied to a module that computes in fp32.
     """
     half = _HALF.get(precision.name)
     if half is None:
-        placed = module.to(device)
+        placed = faster(module).to(device)
         return Forward(precision, "fp32", device, lambda batch: called(placed, _placed(batch, device)))
     if device.type == "cpu":
         return Forward(precision, f"{precision}, emulated", device, lambda batch: _emulated(module, batch, half))

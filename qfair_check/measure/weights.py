@@ -10,6 +10,8 @@ from qfair_check.record import Histogram, Weights
 
 HISTOGRAM_BINS = 101
 
+_BLOCK = 2**16
+
 
 def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
     """Describe the quantized tensors of a model.
@@ -53,6 +55,9 @@ def _quantized(quantized: QuantizedModel) -> list[Tensor]:
 
 
 def _histogram(weight: Tensor, reach: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    position = (weight.to("cpu", torch.float64).reshape(-1) + reach) * (HISTOGRAM_BINS / (2 * reach))
-    bins = position.to(torch.int64).clamp_(0, HISTOGRAM_BINS - 1)
-    return torch.bincount(bins, minlength=HISTOGRAM_BINS).numpy()
+    counts = np.zeros(HISTOGRAM_BINS, np.int64)
+    for part in torch.split(weight.cpu().reshape(-1), _BLOCK):  # which stays in the processor's cache
+        position = part.to(torch.float64).add_(reach).mul_(HISTOGRAM_BINS / (2 * reach))
+        bins = position.clamp_(0, HISTOGRAM_BINS - 1).to(torch.uint8)
+        counts += torch.bincount(bins, minlength=HISTOGRAM_BINS).numpy()
+    return counts

@@ -149,8 +149,11 @@ def _learned(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_finite(module: nn.Module) -> None:
-    counts = ((name, int((~torch.isfinite(value)).sum())) for name, value in _learned(module))
-    found = [f"{name} ({count})" for name, count in counts if count]
+    found = [
+        f"{name} ({int((~torch.isfinite(value)).sum())})"
+        for name, value in _learned(module)
+        if value.numel() and not torch.isfinite(torch.stack(value.aminmax())).all()
+    ]
     if found:
         raise InputError(
             f"the model holds NaN or infinite values, in {_first(found)}: give a checkpoint from before they arose"
@@ -197,9 +200,17 @@ def _quantize_weight(name: str, weight: nn.Parameter, axis: int, precision: Prec
         scale=scale,
         zero_point=zero_point,
         levels=levels,
-        zeros=int((after == 0).sum()),
-        weight_difference=float((after.double() - before.double()).abs().sum()),
+        zeros=after.numel() - int(torch.count_nonzero(after)),
+        weight_difference=_distance(after, before),
         clipped=clipped,
     )
     weight.copy_(after)
     return layer
+
+
+def _distance(after: Tensor, before: Tensor) -> float:
+    """Sum the differences in float64; each is exact in float32 but for clipped weights.
+
+    A weight and the level nearest to it differ by a factor of at most two, or the level is 0 (Sterbenz's lemma).
+    """
+    return 0.0 if after is before else float((after - before).abs_().double().sum())

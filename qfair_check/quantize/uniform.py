@@ -41,7 +41,10 @@ class QuantizedTensor:
         channels = self.scale.numel()
         if not self.codes.numel():
             return 0
-        offset = self.codes.to(torch.int64) - int(self.codes.min())
+        above = self.codes - self.codes.min()
+        if channels == 1:
+            return int(torch.count_nonzero(torch.bincount(above.to(torch.uint8).flatten())))
+        offset = above.to(torch.int64)
         width = int(offset.max()) + 1
         channel = torch.arange(channels, device=self.codes.device).reshape(self.scale.shape)
         counts = torch.bincount((channel * width + offset).flatten(), minlength=channels * width)
@@ -91,4 +94,4 @@ def quantize_tensor(values: Tensor, bits: int, scheme: Scheme, *, channel_axis: 
     lowest, highest = integer_range(bits, scheme.grid)
     rounded = torch.round(weights / scale) + zero_point
     codes = rounded.clamp(lowest, highest)
-    return QuantizedTensor(codes.to(torch.int16), scale, zero_point, int((codes != rounded).sum()))
+    return QuantizedTensor(codes.to(torch.int16), scale, zero_point, int(torch.count_nonzero(codes != rounded)))

@@ -381,7 +381,10 @@ def test_a_plain_callable_is_audited_at_fp32_alone(made, net):
     own = net.eval()
     found = audit(lambda batch: own(batch), (X, Y, GROUP), bits=32)
     assert [(result.precision, result.computation) for result in found.precisions] == [("fp32", "as given")]
-    assert (found.fp32.groups, found.fp32.recalls) == (made.fp32.groups, made.fp32.recalls)
+    assert found.fp32.recalls == made.fp32.recalls
+    for one, other in zip(found.fp32.groups, made.fp32.groups, strict=True):
+        assert (one.correct, one.dtdb) == (other.correct, other.dtdb)
+        assert one.loss == pytest.approx(other.loss, rel=1e-6)
     assert (found.model.parameters, found.model.quantized_parameters) == (0, 0)
     assert (found.fp32.weights.elements, found.fp32.weights.sparsity, found.fp32.weights.layers) == (0, None, ())
 
