@@ -103,6 +103,11 @@ class _RoundResults(TorchFunctionMode):
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
         rounded = value.to(self._half).to(torch.float32)
-        if bool(((rounded == value) | value.isnan()).all()):
+        if torch.equal(rounded, value) or _is_same_but_for_nan(rounded, value):
             return value
         return value.copy_(rounded) if id(value) in given else rounded
+
+
+def _is_same_but_for_nan(one: Tensor, other: Tensor) -> bool:
+    """Compare as torch.equal does, which finds NaN unequal to itself; the sum tells quickly that there is none."""
+    return bool(other.sum().isnan()) and bool(((one == other) | other.isnan()).all())

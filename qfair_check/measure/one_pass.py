@@ -15,7 +15,7 @@ from qfair_check.measure.chunks import Chunk, Samples
 from qfair_check.measure.forward import Forward
 from qfair_check.measure.tally import Tally
 
-_BLOCK_VALUES = 2**14
+_BLOCK_VALUES = 15_000
 _SURE = 30
 
 Progress = Callable[[int], object]

@@ -99,23 +99,22 @@ class Tally:
         changed = (predicted != predicted_before) & both
 
         top = z.max(axis=0)
-        exponentials = np.exp(z - top)
-        total = exponentials.sum(axis=0)
-        probabilities = exponentials / total
+        probabilities = np.exp(z - top)
+        total = probabilities.sum(axis=0)
+        probabilities /= total
         loss = np.log(total) + top - z[labels, rows]
         with np.errstate(over="ignore", invalid="ignore"):
             logit_variance = z.var(axis=0)
             z[:, ~both] = 0.0
-            cosine, null = _cosine_distance(z, r)
-            difference = z - r
+            l1_distance, l2_distance, cosine_distance, null = _distances(z, r)
             means = (
                 loss,
                 logit_variance,
                 probabilities.var(axis=0),
-                probabilities.max(axis=0),
-                np.abs(difference).sum(axis=0),
-                np.sqrt((difference**2).sum(axis=0)),
-                cosine,
+                1 / total,
+                l1_distance,
+                l2_distance,
+                cosine_distance,
             )
         flags = (
             np.ones(len(logits), np.bool_),
@@ -229,12 +228,25 @@ def _by_class(logits: Floats) -> Floats:
     return np.array(logits.T, np.float64, order="C")
 
 
-def _cosine_distance(a: Floats, b: Floats) -> tuple[Floats, Flags]:
-    """Return 1 - a.b / (|a| |b|) by column, 0 where a vector is null, and where that is."""
-    norms = np.sqrt((a**2).sum(axis=0)) * np.sqrt((b**2).sum(axis=0))
+def _distances(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats, Flags]:
+    """Return by column the L1, the L2 and the cosine distance, and where a vector is null.
+
+    The cosine distance is 1 - a.b / (|a| |b|), and 0 where a vector is null.
+    """
+    squares = (a**2).sum(axis=0)
+    if b is a:
+        nothing = np.zeros(a.shape[1])
+        return nothing, nothing, nothing, squares == 0
+    norms = np.sqrt(squares) * np.sqrt((b**2).sum(axis=0))
     null = norms == 0
     cosine = (a * b).sum(axis=0) / np.where(null, 1.0, norms)
-    return np.where(null, 0.0, np.maximum(1.0 - cosine, 0.0)), null
+    difference = a - b
+    return (
+        np.abs(difference).sum(axis=0),
+        np.sqrt((difference**2).sum(axis=0)),
+        np.where(null, 0.0, np.maximum(1.0 - cosine, 0.0)),
+        null,
+    )
 
 
 def _table(rows: Integers, columns: Integers, n_rows: int, n_columns: int) -> Integers:

@@ -1,7 +1,6 @@
 """What a precision did to the weights: distance from fp32, sparsity and their distribution."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from qfair_check.quantize.layers import quantizable_weights
@@ -10,7 +9,7 @@ from qfair_check.record import Histogram, Weights
 
 HISTOGRAM_BINS = 101
 
-_BLOCK = 2**16
+_BLOCK = 2**14
 
 
 def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
@@ -55,9 +54,10 @@ def _quantized(quantized: QuantizedModel) -> list[Tensor]:
 
 
 def _histogram(weight: Tensor, reach: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    values = weight.cpu().numpy().reshape(-1)
     counts = np.zeros(HISTOGRAM_BINS, np.int64)
-    for part in torch.split(weight.cpu().reshape(-1), _BLOCK):  # which stays in the processor's cache
-        position = part.to(torch.float64).add_(reach).mul_(HISTOGRAM_BINS / (2 * reach))
-        bins = position.clamp_(0, HISTOGRAM_BINS - 1).to(torch.uint8)
-        counts += torch.bincount(bins, minlength=HISTOGRAM_BINS).numpy()
+    for start in range(0, len(values), _BLOCK):  # a block stays in the processor's cache
+        position = (values[start : start + _BLOCK].astype(np.float64) + reach) * (HISTOGRAM_BINS / (2 * reach))
+        bins = np.clip(position, 0, HISTOGRAM_BINS - 1).astype(np.int64)
+        counts += np.bincount(bins, minlength=HISTOGRAM_BINS)
     return counts
