@@ -64,13 +64,15 @@ def compared(options: argparse.Namespace) -> dict[str, object]:
         audit=lambda: qfair_check.audit(module, data, bits=BITS, workers=options.workers),
     )
     loop, audit = results["loop"], results["audit"]
+    with Image.open(photos.paths[0]) as image:
+        pixels = list(image.size)
     return {
         "benchmark": "images",
         "ratio": round(seconds["audit"] / seconds["loop"], 3),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "correct": {str(bits): [audit.at(bits).overall.correct, loop[bits]] for bits in BITS},
         "samples": data.size,
-        "pixels": list(Image.open(photos.paths[0]).size),
+        "pixels": pixels,
         "size": options.size,
         "workers": options.workers,
         "rounds": options.rounds,
@@ -96,7 +98,8 @@ class Photos(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.open(self.paths[index]).convert("RGB")), self.labels[index]
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), self.labels[index]
 
 
 def made_up(folder: Path, samples: int, width: int) -> str:

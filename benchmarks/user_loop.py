@@ -1,17 +1,16 @@
 """The loop that a user would write: round the weights, run all batches, count what is right. And how to time it."""
 
 import copy
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from versions import versions
 
 BATCH = 256
 
@@ -65,9 +64,4 @@ def side_by_side(rounds: int, **sides: Callable[[], Any]) -> tuple[dict[str, flo
 
 def circumstances(*packages: str) -> Mapping[str, Any]:
     """Return what the numbers depend on besides the code."""
-    return {
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    return {"threads": torch.get_num_threads(), **versions(*packages)}

@@ -82,7 +82,8 @@ def _changed(module: nn.Module, folds: tuple[tuple[str, str], ...]) -> nn.Module
         _fold(module.get_submodule(convolution), module.get_submodule(norm))
         parent, _, name = norm.rpartition(".")
         setattr(module.get_submodule(parent), name, nn.Identity())
-    module.to(memory_format=torch.channels_last)
+    for parameter in module.parameters():
+        parameter.data = _laid_out(parameter.data)
     module.register_forward_pre_hook(_with_channels_last, with_kwargs=True)
     return module
 
