@@ -236,7 +236,7 @@ def _name(value: object, what: str) -> str:
         value = int(value)
     if isinstance(value, str | int) and str(value).strip():
         return str(value).strip()
-    if value is None or value == "" or value != value:
+    if value is None or isinstance(value, str) or type(value).__name__ in ("NAType", "NaTType") or value != value:
         raise SampleError(f"its {what} is missing")
     raise SampleError(f"its {what} is {value!r}: give a whole number or a name")
 

@@ -201,16 +201,26 @@ def _loader(data: Samples, batch_size: int, workers: int, seed: int) -> Iterable
     )
 
 
+class _Asking:
+    """Gives the next sample of an iterable, which starts when the first is asked for."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._inputs = inputs
+        self._samples: Iterator[object] | None = None
+
+    def __call__(self) -> object:
+        self._samples = iter(self._inputs) if self._samples is None else self._samples
+        return next(self._samples)
+
+
 def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged]:
     """Read an iterable data set in this process: workers would each read it whole."""
-    inputs: Any = data.inputs
     index = 0
     pending: list[_Read] = []
-    samples = None
+    ask = _Asking(data.inputs)
     while True:
         try:
-            samples = iter(inputs) if samples is None else samples
-            pending.append(_read(data, index, seed, samples.__next__))
+            pending.append(_read(data, index, seed, ask))
         except StopIteration:
             break
         index += 1
