@@ -1,8 +1,11 @@
 """What a test gets from the qfair fixture."""
 
+import os
+
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
 from qfair_check.judge.limits import CHECKS, Limit
+from qfair_check.judge.pareto_assertion import assert_on_pareto_front
 from qfair_check.judge.verdicts import Verdict, judge_audit, judge_one
 from qfair_check.options import JudgeOptions
 from qfair_check.precision import Precision
@@ -105,6 +108,20 @@ class QFair:
         """Assert that no group's mean cosine distance of logits from fp32 is above the limit."""
         __tracebackhide__ = True
         self._assert("cosine-distance", max_cosine_distance)
+
+    def assert_on_pareto_front(self, *others: Audit | str | os.PathLike[str]) -> None:
+        """Assert that no other precision of this audit, or of audits given or saved, is better.
+
+        See `qfair_check.assert_on_pareto_front`.
+        """
+        __tracebackhide__ = True
+        assert_on_pareto_front(
+            self.audit,
+            *(other if isinstance(other, Audit) else Audit.load(other) for other in others),
+            bits=self.precision,
+            min_group_size=self._judging.min_group_size,
+            insufficient=self._judging.insufficient,
+        )
 
     def _assert(self, name: str, given: Number | None) -> None:
         __tracebackhide__ = True
