@@ -1,6 +1,7 @@
 """What a test gets from the qfair fixture."""
 
 import os
+from dataclasses import replace
 
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
@@ -110,15 +111,21 @@ class QFair:
         self._assert("cosine-distance", max_cosine_distance)
 
     def assert_on_pareto_front(self, *others: Audit | str | os.PathLike[str]) -> None:
-        """Assert that no other precision of this audit, or of audits given or saved, is better.
+        """Assert that no precision of the other audits, given or saved, is better than this one.
 
-        See `qfair_check.assert_on_pareto_front`.
+        Better is as good in both overall accuracy and FVO, and better in one.
+
+        Raises
+        ------
+        FairnessError
+            With who is better and by how much.
         """
         __tracebackhide__ = True
+        if not others:
+            raise OptionError("there is nothing to compare with: give other audits, or the files that hold them")
         assert_on_pareto_front(
-            self.audit,
+            replace(self.audit, precisions=(self.fp32, self.result)),
             *(other if isinstance(other, Audit) else Audit.load(other) for other in others),
-            bits=self.precision,
             min_group_size=self._judging.min_group_size,
             insufficient=self._judging.insufficient,
         )

@@ -8,10 +8,10 @@ from wcwidth import wcswidth
 
 from qfair_check.judge.pareto import Standing
 from qfair_check.judge.pareto_text import accuracy_text, candidate_name, who_cannot_be_judged, worst_group
-from qfair_check.judge.text import digits_apart, printable, shown_middle, shown_name
+from qfair_check.judge.text import digits_apart, printable, shown_name
 from qfair_check.judge.verdicts import Outcome
 from qfair_check.record import Audit, PrecisionResult, exact_fvo
-from qfair_check.report.table import aligned, wrapped
+from qfair_check.report.table import aligned, shown_apart, wrapped
 
 _HEAD = ["audit", "precision", "size", "", "OA", "FVO", "worst group", "", "front"]
 _AUDIT, _GROUP = 0, 6
@@ -114,10 +114,7 @@ def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     room = width - max(map(wcswidth, aligned(bare, _RIGHT)))
     for_groups = max(room - max(map(wcswidth, names)), room // 2, _LEAST_NAME)
     groups = [shown_name(group, for_groups) for group in groups]
-    for_names = max(room - max(map(wcswidth, groups)), _LEAST_NAME)
-    shorter = [shown_middle(name, for_names) for name in names]
-    if len(set(shorter)) == len(set(names)):
-        names = shorter
+    names = shown_apart(names, max(room - max(map(wcswidth, groups)), _LEAST_NAME))
     return aligned(
         [
             [name, *row[_AUDIT + 1 : _GROUP], group, *row[_GROUP + 1 :]]

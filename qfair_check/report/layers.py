@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from wcwidth import wcswidth
 
-from qfair_check.judge.text import printable, shown_middle
+from qfair_check.judge.text import printable
 from qfair_check.record import Audit, LayerWeights, PrecisionResult
-from qfair_check.report.table import aligned, wrapped
+from qfair_check.report.table import aligned, shown_apart, wrapped
 
 _HEAD = ("layer", "shape", "bits", "rule", "scale", "sparsity", "clipped", "levels", "difference")
 _RIGHT = (2, 5, 6, 7, 8)
-_LEAST_NAME, _MOST_NAME = 14, 60
+_LEAST_NAME = 14
 _NOTHING = "-"
 _LEGEND = (
     "sparsity: share of weights that are exactly 0; clipped: share beyond the ends of the grid; levels: codes in "
@@ -22,7 +22,7 @@ _LEGEND = (
 def render_layers(audit: Audit, results: Sequence[PrecisionResult], *, width: int = 80) -> str:
     """Return a table for each precision: one row for each quantized weight, and their total.
 
-    Names lose their ``.weight``, and their middle where the table would be too wide.
+    Names lose the end ``.weight``, and their middle where the table would be too wide.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def _table(result: PrecisionResult, width: int) -> list[str]:
     if not layers:
         return ["no weights are quantized"]
     rows = [["", *_HEAD[1:]], *(["", *_cells(layer)] for layer in layers), ["", *_total(result)]]
-    room = min(max(width - wcswidth(aligned(rows)[0]), _LEAST_NAME), _MOST_NAME)
-    names = [_HEAD[0], *(shown_middle(layer.name.removesuffix(".weight"), room) for layer in layers), "total"]
+    room = max(width - wcswidth(aligned(rows)[0]), _LEAST_NAME)
+    names = [_HEAD[0], *shown_apart([layer.name.removesuffix(".weight") for layer in layers], room), "total"]
     return aligned([[name, *row[1:]] for name, row in zip(names, rows, strict=True)], _RIGHT)
 
 

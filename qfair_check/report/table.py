@@ -5,9 +5,10 @@ from textwrap import TextWrapper
 
 from wcwidth import wcswidth
 
-from qfair_check.judge.text import padded
+from qfair_check.judge.text import padded, shown_middle
 
 _GAP = "  "
+_MOST_NAME = 100
 _LEAST_WIDTH = 40
 
 
@@ -34,6 +35,23 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
         ).rstrip()
         for row in rows
     ]
+
+
+def shown_apart(names: Sequence[str], width: int) -> list[str]:
+    """Return names fit for a terminal, their middle left out where they are wider than `width` columns.
+
+    Names that would look alike get more columns, up to 100.
+
+    Examples
+    --------
+    >>> shown_apart(["encoder.layers.1.attention.out", "encoder.layers.12.attention.out"], 16)
+    ['encoder…1.attention.out', 'encoder…2.attention.out']
+    """
+    for room in range(min(width, _MOST_NAME), _MOST_NAME):
+        shown = [shown_middle(name, room) for name in names]
+        if len(set(shown)) == len(set(names)):
+            return shown
+    return [shown_middle(name, _MOST_NAME) for name in names]
 
 
 def wrapped(lines: Sequence[str], width: int) -> list[str]:
