@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qfair_check.errors import QFairError as QFairError
     from qfair_check.errors import UntrustedPickleError as UntrustedPickleError
     from qfair_check.inputs.data import GroupedData as GroupedData
+    from qfair_check.inputs.data import LabelledData as LabelledData
     from qfair_check.inputs.data import grouped_data as grouped_data
     from qfair_check.inputs.data import load_data as load_data
     from qfair_check.inputs.model import Model as Model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from qfair_check.judge.verdicts import Verdict as Verdict
     from qfair_check.judge.verdicts import judge_audit as judge_audit
     from qfair_check.measure.run import audit as audit
+    from qfair_check.quantize.allocation import Allocation as Allocation
     from qfair_check.quantize.model import quantize_model as quantize_model
     from qfair_check.quantize.spec import Scheme as Scheme
     from qfair_check.record import Audit as Audit
@@ -48,7 +50,7 @@ _HOMES = {
         "QFairError",
         "UntrustedPickleError",
     ),
-    "qfair_check.inputs.data": ("GroupedData", "grouped_data", "load_data"),
+    "qfair_check.inputs.data": ("GroupedData", "LabelledData", "grouped_data", "load_data"),
     "qfair_check.inputs.model": ("Model", "load_model", "save_model"),
     "qfair_check.judge.assertions": (
         "InsufficientDataWarning",
@@ -67,6 +69,7 @@ _HOMES = {
     "qfair_check.judge.text": ("describe",),
     "qfair_check.judge.verdicts": ("Outcome", "Verdict", "judge_audit"),
     "qfair_check.measure.run": ("audit",),
+    "qfair_check.quantize.allocation": ("Allocation",),
     "qfair_check.quantize.model": ("quantize_model",),
     "qfair_check.quantize.spec": ("Scheme",),
     "qfair_check.record": ("Audit",),

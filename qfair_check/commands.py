@@ -49,12 +49,13 @@ def audit_command(
 
     subject = read_model(model)
     samples = read_data(data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
-    with tqdm(total=len(samples.labels), desc="qfair", unit=" samples", disable=None, leave=False) as bar:
+    with tqdm(total=samples.size, desc="qfair", unit=" samples", disable=None, leave=False) as bar:
         made = audit(
             subject,
             samples,
             measuring.precisions or "fp32",
             scheme=measuring.scheme,
+            allocation=measuring.allocation,
             device=measuring.device,
             batch_size=measuring.batch_size,
             workers=measuring.workers,

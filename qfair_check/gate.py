@@ -152,8 +152,9 @@ class Gate:
         if self._is_saved:
             subject = f"audit {audit_path(self.config)} at {names}"
         else:
-            scheme = measure_options(lookup(self.config)).scheme
-            subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {scheme}"
+            options = measure_options(lookup(self.config))
+            mixed = f" ({options.allocation})" if str(options.allocation) else ""
+            subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {options.scheme}{mixed}"
         return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
 
     @pytest.hookimpl(wrapper=True)
@@ -254,7 +255,7 @@ class Gate:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             model, data = self._inputs(session)
             if reporter and self.config.get_verbosity() >= 0:
-                for notice in (*_share_notice(model), *data.notices):
+                for notice in (*_share_notice(self.config, model), *data.notices):
                     reporter.write_line(f"qfair: {printable(notice)}")
             return _with_progress(self.config, model, data, self.precisions)
 
@@ -288,12 +289,12 @@ def _needs_audit(item: pytest.Item) -> bool:
     return isinstance(item, GateItem) or bool({"qfair", "qfair_audit"} & set(getattr(item, "fixturenames", ())))
 
 
-def _share_notice(model: Any) -> list[str]:
+def _share_notice(config: pytest.Config, model: Any) -> list[str]:
     from qfair_check.quantize.model import quantized_share
 
     if model.module is None:
         return []
-    quantized, parameters = quantized_share(model.module)
+    quantized, parameters = quantized_share(model.module, measure_options(lookup(config)).allocation)
     return [f"{quantized / max(parameters, 1):.1%} of {parameters:,} parameters lie in layers that are quantized"]
 
 
@@ -308,5 +309,5 @@ def _is_distributed(config: pytest.Config) -> bool:
 def _with_progress(config: pytest.Config, model: Any, data: Any, precisions: tuple[Precision, ...]) -> Audit:
     from tqdm import tqdm
 
-    with tqdm(total=len(data.labels), desc="qfair", unit=" samples", file=sys.stderr, disable=None, leave=False) as bar:
+    with tqdm(total=data.size, desc="qfair", unit=" samples", file=sys.stderr, disable=None, leave=False) as bar:
         return measured_audit(config, model, data, precisions, progress=lambda done: bar.update(done - bar.n))

@@ -16,6 +16,7 @@ from qfair_check.judge.limits import (
     gate_limits,
 )
 from qfair_check.precision import Precision, parse_precisions
+from qfair_check.quantize.allocation import Allocation
 
 DEFAULT_BITS = "8"
 DEMO = "demo"
@@ -56,7 +57,11 @@ MODEL_OPTIONS = (
     Option("trust-pickle", "load a model file that runs code; only for files you made yourself", is_flag=True),
 )
 DATA_OPTIONS = (
-    Option("data", "grouped data: a .csv manifest, an .npz with x, y and optionally group, or demo", "FILE"),
+    Option(
+        "data",
+        "grouped data: a .csv manifest, an .npz with x, y and optionally group, package.module:function, or demo",
+        "FILE",
+    ),
     Option("label", "column that holds the true class (default: label)", "COLUMN"),
     Option(
         "group-by",
@@ -77,6 +82,9 @@ MEASURE_OPTIONS = (
         "absmax, mse, aciq or percentile, with /full, /asymmetric, /per-channel (default: absmax)",
         "SCHEME",
     ),
+    Option("layer-bits", "bits of some layers at integer precisions, such as conv1=8,fc=8 or layer1.*=4", "PATTERNS"),
+    Option("exclude", "layers that are not quantized, such as embed or head.*", "PATTERNS"),
+    Option("first-last", "bits of the first and the last layer in the order of execution, such as 8", "BITS"),
     Option("device", "where the model runs, such as cuda (default: cpu)", "DEVICE"),
     Option("batch-size", "samples loaded at a time; it does not change the numbers (default: 64)", "N"),
     Option("workers", "processes that load samples (default: 0, and up to 4 for images)", "N"),
@@ -121,6 +129,7 @@ class MeasureOptions:
 
     precisions: tuple[Precision, ...]
     scheme: str
+    allocation: Allocation
     device: str
     batch_size: int
     workers: int | None
@@ -180,6 +189,7 @@ def measure_options(get: Lookup) -> MeasureOptions:
     return MeasureOptions(
         precisions=parse_precisions(get("bits") or DEFAULT_BITS),
         scheme=str(Scheme.parse(get("scheme") or "absmax")),
+        allocation=Allocation.of(get("layer_bits") or "", get("exclude") or "", get("first_last")),
         device=get("device") or "cpu",
         batch_size=_integer("batch_size", get("batch_size") or "64", least=1),
         workers=None if workers is None else _integer("workers", workers, least=0),

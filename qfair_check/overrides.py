@@ -10,7 +10,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 if TYPE_CHECKING:
-    from qfair_check.inputs.data import GroupedData
+    from qfair_check.inputs.data import GroupedData, LabelledData
     from qfair_check.inputs.model import Model
 
 _NAMES = frozenset({"qfair_model", "qfair_data"})
@@ -27,7 +27,7 @@ def overridden_fixtures(config: pytest.Config) -> dict[str, ModuleType]:
     }
 
 
-def inputs_from_fixtures(session: pytest.Session, where: ModuleType) -> "tuple[Model, GroupedData]":
+def inputs_from_fixtures(session: pytest.Session, where: ModuleType) -> "tuple[Model, GroupedData | LabelledData]":
     """Return what the two fixtures give at the root of the session, as a test in the module `where` would get it.
 
     Raises
@@ -49,10 +49,10 @@ def inputs_from_fixtures(session: pytest.Session, where: ModuleType) -> "tuple[M
     for report in runtestprotocol(probe, log=False, nextitem=following):
         if not report.passed:
             raise pytest.UsageError(f"the fixtures qfair_model and qfair_data {_fault(report)}")
-    from qfair_check.inputs.data import as_grouped_data
+    from qfair_check.inputs.data import as_samples
     from qfair_check.inputs.model import as_model
 
-    return as_model(found[0]), as_grouped_data(found[1])
+    return as_model(found[0]), as_samples(found[1])
 
 
 def _modules(config: pytest.Config) -> Iterator[ModuleType]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qfair_check.fixture import QFair
-    from qfair_check.inputs.data import GroupedData
+    from qfair_check.inputs.data import GroupedData, LabelledData
     from qfair_check.inputs.model import Model
     from qfair_check.precision import Precision
     from qfair_check.record import Audit
@@ -158,7 +158,7 @@ def qfair_model(request: pytest.FixtureRequest) -> "Model":
 
 
 @pytest.fixture
-def qfair_data(request: pytest.FixtureRequest) -> "GroupedData":
+def qfair_data(request: pytest.FixtureRequest) -> "GroupedData | LabelledData":
     """The grouped data that ``--qfair-data`` names; override it in a conftest to give other data.
 
     Read once for all models that name the same classes and preprocessing.

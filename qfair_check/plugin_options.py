@@ -11,6 +11,7 @@ import pytest
 from _pytest.config.findpaths import determine_setup
 
 from qfair_check.errors import OptionError, QFairError
+from qfair_check.inputs.paths import is_factory
 from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limit, Limits, check_limits_bind, gate_limits
 from qfair_check.options import (
     DEFAULT_BITS,
@@ -249,7 +250,7 @@ def _is_on(key: str, written: str) -> bool:
 
 
 def _beside_ini(config: pytest.Config, path: str) -> str:
-    if path == DEMO:
+    if path == DEMO or is_factory(path):
         return path
     folder = config.inipath.parent if config.inipath else config.rootpath
     return str(folder / Path(path))

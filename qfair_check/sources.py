@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from qfair_check.errors import InputError, OptionError, QFairError
+from qfair_check.errors import OptionError, QFairError
 from qfair_check.options import MeasureOptions, data_options, measure_options, model_options
 from qfair_check.plugin_options import SHARED_FOLDER, audit_path, lookup, shared_folder_key
 from qfair_check.precision import Precision
@@ -18,15 +18,15 @@ from qfair_check.record import Audit
 if TYPE_CHECKING:
     from torch import nn
 
-    from qfair_check.inputs.data import GroupedData
+    from qfair_check.inputs.data import GroupedData, LabelledData
     from qfair_check.inputs.model import Model
-    from qfair_check.measure.run import Progress
+    from qfair_check.measure.one_pass import Progress
 
 NO_MODEL = "no model is given: pass --qfair-model FILE, or override the fixture qfair_model in a conftest.py"
 NO_DATA = "no grouped data is given: pass --qfair-data FILE, or override the fixture qfair_data in a conftest.py"
 
 _model = pytest.StashKey["Model"]()
-_data = pytest.StashKey[dict[object, "GroupedData"]]()
+_data = pytest.StashKey[dict[object, "GroupedData | LabelledData"]]()
 _audits = pytest.StashKey[dict[str, list[Audit]]]()
 
 
@@ -52,7 +52,7 @@ def load_configured_model(config: pytest.Config) -> "Model":
     return config.stash[_model]
 
 
-def load_configured_data(config: pytest.Config, model: object) -> "GroupedData":
+def load_configured_data(config: pytest.Config, model: object) -> "GroupedData | LabelledData":
     """Load the data that the options name, once for all models that name the same classes and preprocessing."""
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import as_model
@@ -83,11 +83,11 @@ def audit_for(request: pytest.FixtureRequest, precisions: Sequence[Precision]) -
             for precision in precisions:
                 saved.at(precision)
             return saved
-        from qfair_check.inputs.data import as_grouped_data
+        from qfair_check.inputs.data import as_samples
         from qfair_check.inputs.model import as_model
 
         model = as_model(request.getfixturevalue("qfair_model"))
-        data = as_grouped_data(request.getfixturevalue("qfair_data"))
+        data = as_samples(request.getfixturevalue("qfair_data"))
         return measured_audit(request.config, model, data, precisions)
 
 
@@ -96,19 +96,20 @@ def quantized_for(request: pytest.FixtureRequest, precision: Precision) -> "nn.M
     with without_traceback():
         if audit_path(request.config):
             raise OptionError("a saved audit holds no weights: qfair_quantized needs --qfair-model, not --qfair-audit")
+        from qfair_check.inputs.data import as_samples
         from qfair_check.inputs.model import as_model
-        from qfair_check.quantize.model import quantize_model
+        from qfair_check.measure.run import quantized_for_audit
 
-        module = as_model(request.getfixturevalue("qfair_model")).module
-        if module is None:
-            raise InputError("the model is a plain callable and has no weights to quantize")
-        return quantize_model(module, precision, measure_options(lookup(request.config)).scheme).module
+        model = as_model(request.getfixturevalue("qfair_model"))
+        options = measure_options(lookup(request.config))
+        data = as_samples(request.getfixturevalue("qfair_data")) if options.allocation.first_last else None
+        return quantized_for_audit(model, precision, options.scheme, options.allocation, data, seed=options.seed)
 
 
 def measured_audit(
     config: pytest.Config,
     model: "Model",
-    data: "GroupedData",
+    data: "GroupedData | LabelledData",
     precisions: Sequence[Precision],
     progress: "Progress | None" = None,
 ) -> Audit:
@@ -146,7 +147,7 @@ def shared_folder(config: pytest.Config) -> Path | None:
 def _measure(
     config: pytest.Config,
     model: "Model",
-    data: "GroupedData",
+    data: "GroupedData | LabelledData",
     precisions: Sequence[Precision],
     options: MeasureOptions,
     progress: "Progress | None",
@@ -158,6 +159,7 @@ def _measure(
         data,
         precisions,
         scheme=options.scheme,
+        allocation=options.allocation,
         device=options.device,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -172,10 +174,18 @@ def _covering(audits: "Iterator[Audit] | list[Audit] | map[Audit]", precisions: 
     return next((audit for audit in audits if names <= {result.precision for result in audit.precisions}), None)
 
 
-def _key(model: "Model", data: "GroupedData", options: MeasureOptions) -> str:
+def _key(model: "Model", data: "GroupedData | LabelledData", options: MeasureOptions) -> str:
     from qfair_check.fingerprint import fingerprint
 
-    parts = (model.source, str(model.architecture), data.key, options.scheme, str(options.seed), options.device)
+    parts = (
+        model.source,
+        str(model.architecture),
+        data.key,
+        options.scheme,
+        str(options.allocation),
+        str(options.seed),
+        options.device,
+    )
     digest = hashlib.sha256("\0".join(parts).encode())
     digest.update(fingerprint(model.forward))
     return digest.hexdigest()[:32]

@@ -20,6 +20,7 @@ from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
+from qfair_check.inputs.sample import Sample
 from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
@@ -27,7 +28,7 @@ _BLOCK_VALUES = 2**24
 _DAMAGE = (OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 
 
-class ArraySamples(Dataset[Tensor]):
+class ArraySamples(Dataset[Sample]):
     """The rows of an array as inputs; bytes are scaled to [0, 1] when they are asked for."""
 
     def __init__(self, x: NDArray[Any], preprocessing: Preprocessing) -> None:
@@ -69,7 +70,7 @@ def grouped_data(
     ----------
     x : array, tensor or torch.utils.data.Dataset, (samples, ...)
         Floats become float32, bytes (uint8) float32 in [0, 1], other integers int64. A map-style Dataset
-        gives one input tensor for each sample, and is used as it is.
+        gives the model's input for each sample (a tensor, a tuple of tensors, or tensors by name), as it is.
     y : array, tensor or sequence, (samples,)
         Class indices, or label names.
     group : array, tensor or sequence, (samples,), optional
@@ -256,12 +257,19 @@ def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
         first = x[0]
     except Exception as error:  # the user's dataset may raise anything
         raise InputError(f"the Dataset x failed on sample 0: {type(error).__name__}: {error}") from error
-    if not isinstance(first, Tensor | np.ndarray):
+    if not isinstance(first, Tensor | np.ndarray | Mapping | tuple) or _holds_a_label(first):
         raise InputError(
-            f"the Dataset x gives a {type(first).__name__} for each sample: let it give the input tensor alone, and "
-            "pass the labels as y"
+            f"the Dataset x gives a {type(first).__name__} for each sample: let it give the model's input alone, and "
+            "pass the labels as y; or pass a Dataset of (x, y) or (x, y, group) alone"
         )
     return Inputs(x, len(x), secrets.token_hex(32))
+
+
+def _holds_a_label(sample: object) -> bool:
+    """Whether a tuple has parts that are no tensors, or single values, as (image, label) has."""
+    if not isinstance(sample, tuple):
+        return False
+    return not all(isinstance(part, Tensor | np.ndarray) and part.ndim for part in sample)
 
 
 def _names(column: object, name: str, source: str) -> Names:

@@ -1,25 +1,31 @@
 """Grouped data from a file, from Python objects, or from the embedded demo."""
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch.utils.data import Dataset
+
 from qfair_check.errors import InputError
 from qfair_check.inputs.arrays import ArraySamples as ArraySamples
 from qfair_check.inputs.arrays import grouped_data as grouped_data
 from qfair_check.inputs.arrays import read_arrays
+from qfair_check.inputs.factory import read_factory
 from qfair_check.inputs.grouped import GroupedData as GroupedData
+from qfair_check.inputs.labelled import LabelledData as LabelledData
+from qfair_check.inputs.labelled import labelled
 from qfair_check.inputs.manifest import read_manifest
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
-from qfair_check.inputs.paths import require_file
+from qfair_check.inputs.paths import is_factory, require_file
 
 if TYPE_CHECKING:
     from qfair_check.inputs.model import Model
 
 DEMO = "demo"
-_ACCEPTED = "give a .csv manifest, an .npz with arrays x and y, or demo"
+_ACCEPTED = "give a .csv manifest, an .npz with arrays x and y, package.module:function, or demo"
 _READERS = {".csv": read_manifest, ".npz": read_arrays}
 
 
@@ -35,7 +41,7 @@ def load_data(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     model: "Model | None" = None,
-) -> GroupedData:
+) -> GroupedData | LabelledData:
     r"""Load grouped data from a file, or the embedded demo for the path ``demo``.
 
     Parameters
@@ -100,11 +106,13 @@ def read_data(
     *,
     model_classes: tuple[str, ...] = (),
     model_preprocessing: Preprocessing | None = None,
-) -> GroupedData:
+) -> GroupedData | LabelledData:
     """Load the data that the options name; as `load_data`."""
     if options.path == DEMO:
         with as_file(files("qfair_check") / "demo" / "digits.npz") as path:
             return read_arrays(path, options, model_classes, model_preprocessing)
+    if is_factory(options.path):
+        return read_factory(options, model_classes)
     path = Path(options.path)
     require_file(path, "data", _ACCEPTED)
     reader = _READERS.get(path.suffix.lower())
@@ -113,8 +121,8 @@ def read_data(
     return reader(path, options, model_classes, model_preprocessing)
 
 
-def as_grouped_data(given: object) -> GroupedData:
-    """Take a `GroupedData`, a tuple (x, y) or (x, y, group), or a mapping with these keys.
+def as_samples(given: object) -> GroupedData | LabelledData:
+    """Take a `GroupedData`, a torch Dataset of labelled samples, a tuple (x, y[, group]), or a mapping of these keys.
 
     Raises
     ------
@@ -123,11 +131,13 @@ def as_grouped_data(given: object) -> GroupedData:
 
     Examples
     --------
-    >>> as_grouped_data(([[0.5], [1.0]], [1, 0])).group_names
+    >>> as_samples(([[0.5], [1.0]], [1, 0])).group_names
     ('0', '1')
     """
-    if isinstance(given, GroupedData):
+    if isinstance(given, GroupedData | LabelledData):
         return given
+    if isinstance(given, Dataset):
+        return labelled(given, "python", secrets.token_hex(32))
     if isinstance(given, tuple) and len(given) in (2, 3):
         return grouped_data(*given)
     if isinstance(given, Mapping) and {"x", "y"} <= set(given) <= {"x", "y", "group"}:
@@ -135,8 +145,8 @@ def as_grouped_data(given: object) -> GroupedData:
     hint = "; of a file, give qfair_check.load_data(path)" if isinstance(given, str | Path) else ""
     keys = f" with the keys {', '.join(map(str, given))}" if isinstance(given, Mapping) else ""
     raise InputError(
-        f"grouped data is a GroupedData, a tuple (x, y) or (x, y, group), or a mapping with the keys x, y and "
-        f"optionally group, not a {type(given).__name__}{keys}{hint}"
+        f"grouped data is a GroupedData, a torch Dataset of (x, y) or (x, y, group), a tuple of such arrays, or a "
+        f"mapping with the keys x, y and optionally group, not a {type(given).__name__}{keys}{hint}"
     )
 
 

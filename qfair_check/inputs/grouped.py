@@ -1,24 +1,27 @@
 """Samples that each have a class and a group: what an audit measures a model on."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from qfair_check.inputs.images import ImageFiles
 from qfair_check.inputs.labels import ClassOrder
 from qfair_check.inputs.options import Preprocessing
+from qfair_check.inputs.sample import Sample, plain_sample
+
+Said = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """The input tensors of all samples, a digest of them, and what is done to them."""
 
-    samples: Dataset[Tensor]
+    samples: Dataset[Sample]
     size: int
     content: str
     preprocessing: Preprocessing | None = None
@@ -32,7 +35,7 @@ class GroupedData:
     Parameters
     ----------
     inputs : torch.utils.data.Dataset
-        Map-style: one input tensor for each sample.
+        Map-style: the input of each sample, a tensor, a tuple of tensors, or tensors by name.
     labels : int64 array, shape (samples,)
         Index of the true class in `classes`.
     groups : int64 array, shape (samples,)
@@ -60,7 +63,7 @@ class GroupedData:
         Names sample i for a message, such as "row 17 (images/a.jpg)".
     """
 
-    inputs: Dataset[Tensor]
+    inputs: Dataset[Sample]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -74,6 +77,16 @@ class GroupedData:
     preprocessing: Preprocessing | None = None
     notices: tuple[str, ...] = ()
     where: Callable[[int], str] = field(default="sample {}".format, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    @property
+    def is_iterable(self) -> bool:
+        """Whether samples come one after the other, rather than by index."""
+        return False
 
     @property
     def decodes(self) -> bool:
@@ -98,3 +111,46 @@ class GroupedData:
         digest.update(self.labels.tobytes())
         digest.update(self.groups.tobytes())
         return digest.hexdigest()
+
+    def take_apart(self, value: object) -> tuple[Sample, None]:
+        """Take a sample as it is: its class and group are known."""
+        return plain_sample(value), None
+
+    def roster(self) -> "KnownRoster":
+        """Return what tells classes and groups while samples are read."""
+        return KnownRoster(self)
+
+
+class Roster(Protocol):
+    """Classes and groups of samples, told while they are read in order."""
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups so far."""
+
+    def take(self, start: int, said: Sequence[Said | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return class and group indices of the samples from `start` on."""
+
+    def finish(self) -> tuple[GroupedData, NDArray[np.int64]]:
+        """Return the data with all names, and for each group so far its position among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoster:
+    """The roster of data whose classes and groups are known before it is read."""
+
+    data: GroupedData
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.data.group_names)
+
+    def take(self, start: int, said: Sequence[Said | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return class and group indices of the samples from `start` on."""
+        where = slice(start, start + len(said))
+        return self.data.labels[where], self.data.groups[where]
+
+    def finish(self) -> tuple[GroupedData, NDArray[np.int64]]:
+        """Return the data, and each group's own position."""
+        return self.data, np.arange(self.n_groups)

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.options import Preprocessing
+from qfair_check.inputs.sample import Sample
 
 
-class ImageFiles(Dataset[Tensor]):
+class ImageFiles(Dataset[Sample]):
     """Images, decoded when they are asked for: float32 RGB of shape (3, height, width).
 
     Parameters

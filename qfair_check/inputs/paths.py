@@ -1,9 +1,23 @@
-"""Whether a path is a file that can be read."""
+"""Whether a path is a file that can be read, or no path but the name of a function."""
 
+import re
 import stat
 from pathlib import Path
 
 from qfair_check.errors import InputError
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_factory(text: str) -> bool:
+    """Whether a text is ``package.module:function`` rather than a path.
+
+    Examples
+    --------
+    >>> is_factory("faces.data:test_split"), is_factory("C:/faces.csv"), is_factory("faces.csv")
+    (True, False, False)
+    """
+    return _FACTORY.fullmatch(text) is not None
 
 
 def require_file(path: Path, kind: str, accepted: str) -> None:

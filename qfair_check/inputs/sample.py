@@ -1,7 +1,7 @@
 """What a model takes for one sample, or for a batch of them: a tensor, a tuple of tensors, or tensors by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def mapped(function: Callable[..., Tensor], *batches: Sample) -> Sample:
     """
     first = batches[0]
     if isinstance(first, dict):
-        return {name: function(*(batch[name] for batch in batches)) for name in first}  # type: ignore[call-overload]
+        return {name: function(*(cast(dict[str, Tensor], batch)[name] for batch in batches)) for name in first}
     if isinstance(first, tuple):
         return tuple(function(*parts) for parts in zip(*batches, strict=True))
     return function(*batches)
@@ -98,3 +98,7 @@ def _plain(value: object) -> Tensor:
     if tensor.layout != torch.strided:
         raise TypeError(f"a tensor of layout {tensor.layout} is not dense: give value.to_dense()")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+class SampleError(Exception):
+    """What is wrong with a sample; the message does not name it."""

@@ -1,31 +1,40 @@
 """Samples in dataset order as chunks of one fixed size, however they are batched and loaded."""
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qfair_check.errors import InputError, QFairError
-from qfair_check.inputs.data import ArraySamples, GroupedData
+from qfair_check.inputs.data import ArraySamples, GroupedData, LabelledData
+from qfair_check.inputs.grouped import Roster, Said
+from qfair_check.inputs.sample import Kind, Sample, SampleError, described, kind, mapped, parts, stacked
+from qfair_check.inputs.sample import size as size_of
 
 CHUNK = 64
+
+Samples = GroupedData | LabelledData
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Samples `start` to `start + size`; `batch` is zero-padded to `CHUNK` rows."""
+    """Samples `start` to `start + size`, with their class and group; `batch` has `CHUNK` rows, the first repeated."""
 
     start: int
     size: int
-    batch: Tensor
+    batch: Sample
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
     digest: bytes
 
 
-def chunks(data: GroupedData, *, batch_size: int, workers: int, seed: int) -> Generator[Chunk]:
+def chunks(data: Samples, roster: Roster, *, batch_size: int, workers: int, seed: int) -> Generator[Chunk]:
     """Load every sample once, in dataset order.
 
     Float convolutions differ in the last bits with the batch size, so the model always sees `CHUNK` samples:
@@ -36,16 +45,17 @@ def chunks(data: GroupedData, *, batch_size: int, workers: int, seed: int) -> Ge
     InputError
         If a sample cannot be loaded, or differs from the others in shape or type.
     """
-    start, pending = 0, torch.empty(0)
+    start = 0
+    pending: _Loaded | None = None
     for loaded in _loaded(data, batch_size, workers, seed):
-        values = torch.cat([pending, loaded]) if len(pending) else loaded
-        whole = len(values) // CHUNK * CHUNK
+        held = loaded if pending is None else pending + loaded
+        whole = len(held) // CHUNK * CHUNK
         for offset in range(0, whole, CHUNK):
-            yield _chunk(start, values[offset : offset + CHUNK])
+            yield _chunk(start, held.cut(offset, offset + CHUNK), roster)
             start += CHUNK
-        pending = values[whole:]
-    if len(pending):
-        yield _chunk(start, pending)
+        pending = held.cut(whole, len(held)) if whole < len(held) else None
+    if pending is not None:
+        yield _chunk(start, pending, roster)
 
 
 def data_sha256(data: GroupedData, digests: list[bytes]) -> str:
@@ -57,6 +67,24 @@ def data_sha256(data: GroupedData, digests: list[bytes]) -> str:
     return whole.hexdigest()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded:
+    """Some samples as one batch, and what each said of its class and groups."""
+
+    batch: Sample
+    said: list[Said | None]
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+    def __add__(self, other: "_Loaded") -> "_Loaded":
+        return _Loaded(mapped(lambda *both: torch.cat(both), self.batch, other.batch), self.said + other.said)
+
+    def cut(self, start: int, stop: int) -> "_Loaded":
+        """Return the samples from `start` to before `stop`."""
+        return _Loaded(mapped(lambda part: part[start:stop], self.batch), self.said[start:stop])
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """Why a sample could not be loaded; it travels from a worker as data."""
@@ -66,105 +94,94 @@ class _Failure:
     names_sample: bool = False
 
 
-_Kind = tuple[torch.Size, torch.dtype]
-
-
 @dataclass(frozen=True, slots=True)
 class _Ragged:
     """Two samples of one batch that cannot be stacked, by index."""
 
-    kinds: tuple[tuple[int, _Kind], tuple[int, _Kind]]
+    kinds: tuple[tuple[int, Kind], tuple[int, Kind]]
 
 
-_Sample = tuple[int, Tensor | _Failure]
+_Read = tuple[int, tuple[Sample, Said | None] | _Failure]
 
 
-class _Indexed(Dataset[_Sample]):
-    """Gives each index with its tensor, or with why there is none; arrays give a whole batch at once.
+class _Indexed(Dataset[_Read]):
+    """Gives each index with its sample, or with why there is none; arrays give a whole batch at once.
 
     torch's random numbers start anew at each sample, so that a data set which draws some gives the same
     samples however it is loaded.
     """
 
-    def __init__(self, inputs: Dataset[Tensor], size: int, seed: int) -> None:
-        self._inputs = inputs
-        self._size = size
+    def __init__(self, data: Samples, seed: int) -> None:
+        self._inputs: Any = data.inputs
+        self._data = data
         self._seed = seed
 
     def __len__(self) -> int:
-        return self._size
+        return self._data.size or 0
 
-    def __getitem__(self, index: int) -> _Sample:
-        torch.default_generator.manual_seed(self._seed + index)
-        try:
-            value = _plain(self._inputs[index])
-        except QFairError as error:
-            return index, _Failure(index, str(error), names_sample=True)
-        except Exception as error:  # the user's dataset may raise anything
-            return index, _Failure(index, f"{type(error).__name__}: {error}")
-        return index, value
+    def __getitem__(self, index: int) -> _Read:
+        return _read(self._data, index, self._seed, lambda: self._inputs[index])
 
-    def __getitems__(self, indices: list[int]) -> Tensor | list[_Sample]:
+    def __getitems__(self, indices: list[int]) -> Sample | list[_Read]:
         if isinstance(self._inputs, ArraySamples):
             return self._inputs.rows(indices[0], indices[-1] + 1)
         return [self[index] for index in indices]
 
 
-def _plain(value: object) -> Tensor:
-    """Return a dense tensor on the CPU without gradient, float32 if it holds floats."""
-    copied = np.array(value) if isinstance(value, np.ndarray) else value
-    tensor = torch.as_tensor(copied).detach().cpu()
-    if tensor.layout != torch.strided:
-        raise TypeError(f"a tensor of layout {tensor.layout} is not dense: give value.to_dense()")
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+def _read(data: Samples, index: int, seed: int, ask: Callable[[], object]) -> _Read:
+    torch.default_generator.manual_seed(seed + index)
+    try:
+        return index, data.take_apart(ask())
+    except QFairError as error:
+        return index, _Failure(index, str(error), names_sample=True)
+    except SampleError as error:
+        return index, _Failure(index, str(error))
+    except StopIteration:
+        raise
+    except Exception as error:  # the user's dataset may raise anything
+        return index, _Failure(index, f"{type(error).__name__}: {error}")
 
 
-def _collate(samples: Tensor | list[_Sample]) -> Tensor | _Failure | _Ragged:
-    if isinstance(samples, Tensor):
-        return samples
-    values: list[Tensor] = []
-    for index, value in samples:
-        if isinstance(value, _Failure):
-            return value
-        if values and _kind(value) != _kind(values[0]):
-            return _Ragged(((samples[0][0], _kind(values[0])), (index, _kind(value))))
-        values.append(value)
-    return torch.stack(values)
+def _collate(samples: Sample | list[_Read]) -> _Loaded | _Failure | _Ragged:
+    if not isinstance(samples, list):
+        return _Loaded(samples, [None] * size_of(samples))
+    values: list[Sample] = []
+    said: list[Said | None] = []
+    for index, read in samples:
+        if isinstance(read, _Failure):
+            return read
+        if values and kind(read[0]) != kind(values[0]):
+            return _Ragged(((samples[0][0], kind(values[0])), (index, kind(read[0]))))
+        values.append(read[0])
+        said.append(read[1])
+    return _Loaded(stacked(values), said)
 
 
-def _kind(value: Tensor) -> _Kind:
-    return value.shape, value.dtype
-
-
-def _mismatch(kind: _Kind, expected: _Kind) -> str:
+def _mismatch(found: Kind, expected: Kind) -> str:
     return (
-        f"its shape is {tuple(kind[0])} ({kind[1]}), and that of the samples before is "
-        f"{tuple(expected[0])} ({expected[1]}); for images of several sizes pass --qfair-image-size"
+        f"its shape is {described(found)}, and that of the samples before is {described(expected)}; for images of "
+        "several sizes pass --qfair-image-size, and pad texts to one length"
     )
 
 
-def _loaded(data: GroupedData, batch_size: int, workers: int, seed: int) -> Iterator[Tensor]:
-    loader = DataLoader(
-        _Indexed(data.inputs, len(data.labels), seed),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    expected: _Kind | None = None
+def _loaded(data: Samples, batch_size: int, workers: int, seed: int) -> Iterator[_Loaded]:
+    expected: Kind | None = None
     seen = 0
     try:
-        for loaded in loader:
+        for loaded in (
+            _one_by_one(data, batch_size, seed) if data.is_iterable else _loader(data, batch_size, workers, seed)
+        ):
             if isinstance(loaded, _Failure):
                 where = "" if loaded.names_sample else f"{data.where(loaded.index)} cannot be used: "
                 raise InputError(where + loaded.reason)
             if isinstance(loaded, _Ragged):
                 expected = expected or loaded.kinds[0][1]
-                index, kind = next(pair for pair in loaded.kinds if pair[1] != expected)
-                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(kind, expected)}")
-            expected = expected or _kind(loaded[0])
-            if _kind(loaded[0]) != expected:
-                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(_kind(loaded[0]), expected)}")
+                index, found = next(pair for pair in loaded.kinds if pair[1] != expected)
+                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(found, expected)}")
+            first = kind(mapped(lambda part: part[0], loaded.batch))
+            expected = expected or first
+            if first != expected:
+                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(first, expected)}")
             seen += len(loaded)
             yield loaded
     except RuntimeError as error:
@@ -174,11 +191,57 @@ def _loaded(data: GroupedData, batch_size: int, workers: int, seed: int) -> Iter
         raise InputError(f"loading {data.source} failed: {reason}; try --qfair-workers 0") from error
 
 
-def _chunk(start: int, batch: Tensor) -> Chunk:
-    size = len(batch)
-    content = batch.contiguous()
-    header = f"{content.dtype}{tuple(content.shape)}".encode()
-    digest = hashlib.sha256(header + content.numpy().tobytes()).digest()
-    if size < CHUNK:
-        content = torch.cat([content, content.new_zeros((CHUNK - size, *content.shape[1:]))])
-    return Chunk(start, size, content, digest)
+def _loader(data: Samples, batch_size: int, workers: int, seed: int) -> Iterable[_Loaded | _Failure | _Ragged]:
+    return DataLoader(
+        _Indexed(data, seed),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged]:
+    """Read an iterable data set in this process: workers would each read it whole."""
+    inputs: Any = data.inputs
+    index = 0
+    pending: list[_Read] = []
+    samples = None
+    while True:
+        try:
+            samples = iter(inputs) if samples is None else samples
+            pending.append(_read(data, index, seed, samples.__next__))
+        except StopIteration:
+            break
+        index += 1
+        if len(pending) == batch_size or isinstance(pending[-1][1], _Failure):
+            yield _collate(pending)
+            pending = []
+    if pending:
+        yield _collate(pending)
+    if data.size not in (None, index):
+        raise InputError(
+            f"{data.source} says that it has {data.size:,} samples, and gave {index:,}: an iterable data set gives as "
+            "many as its __len__ says, or has none"
+        )
+
+
+def _chunk(start: int, loaded: _Loaded, roster: Roster) -> Chunk:
+    size = len(loaded)
+    content = mapped(lambda part: part.contiguous(), loaded.batch)
+    labels, groups = roster.take(start, loaded.said)
+    return Chunk(start, size, mapped(_filled, content), labels, groups, _digest(content))
+
+
+def _digest(batch: Sample) -> bytes:
+    digest = hashlib.sha256()
+    for name, part in parts(batch):
+        digest.update(f"{name}{part.dtype}{tuple(part.shape)}".encode())
+        digest.update(part.numpy().data if part.numel() else b"")
+    return digest.digest()
+
+
+def _filled(part: Tensor) -> Tensor:
+    """Repeat the first row up to `CHUNK`: whatever the model takes, such as lengths of texts, this row is valid."""
+    lacking = CHUNK - len(part)
+    return torch.cat([part, part[:1].expand(lacking, *part.shape[1:])]) if lacking else part

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from qfair_check.errors import MeasureError
+from qfair_check.inputs.sample import Sample, called, mapped, size
+from qfair_check.measure.outputs import logits_of
 from qfair_check.precision import Precision
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,21 +25,17 @@ class Forward:
     precision: Precision
     computation: str
     device: torch.device
-    run: Callable[[Tensor], Any]
+    run: Callable[[Sample], Any]
 
-    def logits(self, batch: Tensor) -> NDArray[np.float64]:
+    def logits(self, batch: Sample) -> NDArray[np.float64]:
         """Return the logits of a batch; shape (samples, classes).
 
         Raises
         ------
         MeasureError
-            If the model answers with anything but finite-width logits, one row per sample.
+            If the model answers with anything but logits, one row per sample.
         """
-        answer = self.run(batch)
-        if not isinstance(answer, Tensor):
-            raise MeasureError(f"it returned a {type(answer).__name__}, not a tensor of logits")
-        if answer.ndim != 2 or answer.shape[0] != batch.shape[0] or answer.shape[1] < 2:
-            raise MeasureError(f"its output has shape {tuple(answer.shape)}, not ({batch.shape[0]}, number of classes)")
+        answer = logits_of(self.run(batch), size(batch))
         return np.asarray(answer.detach().to("cpu", torch.float64).numpy())
 
 
@@ -59,22 +56,23 @@ def forward_at(precision: Precision, module: nn.Module, device: torch.device) ->
     half = _HALF.get(precision.name)
     if half is None:
         placed = module.to(device)
-        return Forward(precision, "fp32", device, lambda batch: placed(batch.to(device)))
+        return Forward(precision, "fp32", device, lambda batch: called(placed, _placed(batch, device)))
     if device.type == "cpu":
         return Forward(precision, f"{precision}, emulated", device, lambda batch: _emulated(module, batch, half))
     native = module.to(device, half)
     return Forward(
-        precision,
-        f"{precision}, native",
-        device,
-        lambda batch: native(batch.to(device, half) if batch.is_floating_point() else batch.to(device)),
+        precision, f"{precision}, native", device, lambda batch: called(native, _placed(batch, device, half))
     )
 
 
-def _emulated(module: nn.Module, batch: Tensor, half: torch.dtype) -> Any:
-    start = batch.to(half).to(torch.float32) if batch.is_floating_point() else batch
+def _placed(batch: Sample, device: torch.device, floats: torch.dtype = torch.float32) -> Sample:
+    return mapped(lambda part: part.to(device, floats if part.is_floating_point() else part.dtype), batch)
+
+
+def _emulated(module: nn.Module, batch: Sample, half: torch.dtype) -> Any:
+    start = mapped(lambda part: part.to(half).to(torch.float32) if part.is_floating_point() else part, batch)
     with _RoundResults(half):
-        return module(start)
+        return called(module, start)
 
 
 class _RoundResults(TorchFunctionMode):

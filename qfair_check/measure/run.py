@@ -5,28 +5,34 @@ import operator
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from typing import SupportsIndex
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 
 from qfair_check import __version__
-from qfair_check.audit_file import outcomes_digest, pack_outcomes
+from qfair_check.audit_file import outcomes_digest
 from qfair_check.errors import InputError, MeasureError, OptionError
-from qfair_check.inputs.data import GroupedData, as_grouped_data, load_data
+from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
-from qfair_check.measure.chunks import CHUNK, Chunk, chunks, data_sha256
+from qfair_check.inputs.sample import Sample, called, described, kind, mapped
+from qfair_check.measure.chunks import CHUNK, Samples, chunks, data_sha256
 from qfair_check.measure.forward import Forward, forward_at
+from qfair_check.measure.one_pass import Progress, one_pass
 from qfair_check.measure.tally import Tally
 from qfair_check.measure.weights import weight_reach, weights_record
 from qfair_check.precision import FP32, Precision, parse_precisions
-from qfair_check.quantize.model import QuantizedModel, quantize_model, quantized_share
+from qfair_check.quantize.allocation import Allocation
+from qfair_check.quantize.layers import quantizable_weights
+from qfair_check.quantize.model import quantize_model, quantized_share
+from qfair_check.quantize.order import first_and_last
 from qfair_check.quantize.spec import Scheme
 from qfair_check.record import (
     SCHEMA_VERSION,
@@ -44,11 +50,8 @@ from qfair_check.record import (
     fvo_increase,
 )
 
-_BLOCK_VALUES = 2**18
 _MOST = 2**31
 _VERSIONED = ("torch", "torchvision", "numpy")
-
-Progress = Callable[[int], object]
 
 
 def audit(
@@ -57,6 +60,7 @@ def audit(
     bits: str | int | Precision | Iterable[str | int | Precision] = (8,),
     *,
     scheme: str | Scheme = "absmax",
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
     device: str = "cpu",
     batch_size: int = CHUNK,
     workers: int | None = None,
@@ -77,6 +81,8 @@ def audit(
         Such as ``"8,4"``, ``4`` or ``["fp16", "int4"]``.
     scheme : str or Scheme
         How a tensor is mapped to the grid, such as ``"mse/per-channel"``.
+    allocation : Allocation
+        Layers that have other bits or are left out, such as ``Allocation.of("conv1=8,fc=8", exclude="embed*")``.
     device : str
         Where the model runs, such as ``"cuda"``.
     batch_size, workers : int
@@ -91,7 +97,7 @@ def audit(
     Raises
     ------
     OptionError
-        If a precision, the scheme or the device makes no sense.
+        If a precision, the scheme, the allocation or the device makes no sense.
     InputError
         If the data cannot be loaded, does not fit the model, or weights are not finite.
     MeasureError
@@ -107,30 +113,31 @@ def audit(
     """
     started = time.monotonic()
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
-    samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_grouped_data(data)
+    samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_samples(data)
     precisions = parse_precisions(bits)
     grid = Scheme.parse(scheme)
     place = _device(device)
-    workers = _default_workers(samples) if workers is None else workers
+    workers = _default_workers(samples) if workers is None or samples.is_iterable else workers
     _check_counts(batch_size=(batch_size, 1), workers=(workers, 0), seed=(seed, 0))
     with _own_random_state(place), _exact_arithmetic(place):
-        subjects = _subjects(subject, precisions, grid, place)
-        with closing(chunks(samples, batch_size=batch_size, workers=workers, seed=seed)) as stream:
-            passed = _stream(stream, subjects, samples, seed, progress)
-    samples = passed.data
-    outcomes = {
-        subject_.forward.precision.name: pack_outcomes(right)
-        for subject_, right in zip(subjects, passed.right, strict=True)
-    }
-    parameters, quantized = (0, 0) if subject.module is None else quantized_share(subject.module)[::-1]
+        roster = samples.roster()
+        with closing(chunks(samples, roster, batch_size=batch_size, workers=workers, seed=seed)) as stream:
+            first = next(stream, None)
+            if first is None:
+                raise InputError(f"{samples.source} holds no samples")
+            subjects = _subjects(subject, precisions, grid, allocation, place, first.batch)
+            forwards = [subject_.forward for subject_ in subjects]
+            passed = one_pass(chain([first], stream), forwards, samples, roster, seed=seed, progress=progress)
+    grouped = passed.data
+    outcomes = {forward.precision.name: right for forward, right in zip(forwards, passed.right, strict=True)}
     return Audit(
         schema_version=SCHEMA_VERSION,
-        model=ModelRecord(subject.sha256, parameters, quantized),
-        data=DataRecord(data_sha256(samples, passed.digests), len(samples.labels), samples.classes),
-        settings=Settings(str(grid), hashlib.sha256(str(grid).encode()).hexdigest(), seed, CHUNK, _device_name(place)),
-        groups=samples.group_names,
-        precisions=_results(subjects, passed.tallies, samples),
-        inputs=_inputs_record(subject, samples),
+        model=_model_record(subject, allocation),
+        data=DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes),
+        settings=_settings(grid, allocation, seed, place),
+        groups=grouped.group_names,
+        precisions=_results(subjects, passed.tallies, grouped),
+        inputs=_inputs_record(subject, grouped, passed.notices),
         run=RunRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=tuple(command),
@@ -146,6 +153,35 @@ def audit(
     )
 
 
+def quantized_for_audit(
+    model: Model,
+    precision: Precision,
+    scheme: str | Scheme,
+    allocation: Allocation,
+    data: Samples | None = None,
+    *,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a new module with the weights that an audit gives it; the first samples tell its first and last layer.
+
+    Raises
+    ------
+    InputError
+        If the model has no weights.
+    """
+    if model.module is None:
+        raise InputError("the model is a plain callable and has no weights to quantize")
+    ends = None
+    if allocation.first_last and data is not None:
+        with (
+            _own_random_state(_device("cpu")),
+            closing(chunks(data, data.roster(), batch_size=CHUNK, workers=0, seed=seed)) as stream,
+        ):
+            base = quantize_model(model.module, FP32, scheme)
+            ends = _ends(base.module, next(stream).batch)
+    return quantize_model(model.module, precision, scheme, allocation=allocation, ends=ends).module
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Subject:
     """The model at one precision."""
@@ -154,26 +190,25 @@ class _Subject:
     weights: Weights
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Passed:
-    """What one pass over the data gave, by precision."""
-
-    tallies: list[Tally]
-    right: list[NDArray[np.bool_]]
-    digests: list[bytes]
-    data: GroupedData
-
-
-def _subjects(model: Model, precisions: Sequence[Precision], scheme: Scheme, device: torch.device) -> list[_Subject]:
+def _subjects(
+    model: Model,
+    precisions: Sequence[Precision],
+    scheme: Scheme,
+    allocation: Allocation,
+    device: torch.device,
+    batch: Sample,
+) -> list[_Subject]:
     if model.module is None:
         if precisions:
             raise InputError(
                 "the model is a plain callable and has no weights to quantize: give a torch.nn.Module to audit it "
                 f"at {', '.join(map(str, precisions))}, or audit it with bits=32"
             )
-        return [_Subject(Forward(FP32, "as given", device, model.forward), _NO_WEIGHTS)]
-    copies: list[QuantizedModel] = [quantize_model(model.module, p, scheme) for p in (FP32, *precisions)]
-    reach = weight_reach(copies[0])
+        return [_Subject(Forward(FP32, "as given", device, partial(called, model.forward)), _NO_WEIGHTS)]
+    base = quantize_model(model.module, FP32, scheme, allocation=replace(allocation, first_last=None))
+    ends = _ends(base.module, batch) if allocation.first_last else None
+    copies = [base, *(quantize_model(model.module, p, scheme, allocation=allocation, ends=ends) for p in precisions)]
+    reach = weight_reach(base)
     weights = [weights_record(copy, reach) for copy in copies]
     return [
         _Subject(forward_at(copy.precision, copy.module, device), weight)
@@ -181,79 +216,24 @@ def _subjects(model: Model, precisions: Sequence[Precision], scheme: Scheme, dev
     ]
 
 
-_NO_WEIGHTS = Weights(0, 0, None, 0.0, Histogram(0.0, 0.0, ()), ())
-
-
-def _stream(
-    stream: Iterable[Chunk], subjects: Sequence[_Subject], data: GroupedData, seed: int, progress: Progress | None
-) -> _Passed:
-    passed: _Passed | None = None
-    held: list[list[NDArray[np.float64]]] = [[] for _ in subjects]
-    done = counted = classes = 0
-    for chunk in stream:
-        for logits, subject in zip(held, subjects, strict=True):
-            logits.append(_logits(subject.forward, chunk, data, seed))
-            classes = classes or logits[-1].shape[1]
-            if logits[-1].shape[1] != classes:
-                raise MeasureError(
-                    f"the model at {subject.forward.precision} gave {logits[-1].shape[1]} logits on "
-                    f"{data.where(chunk.start)} and the samples after it, and {classes} before"
-                )
-        if passed is None:
-            fitted = _fitted(data, classes)
-            empty = Tally.empty(len(fitted.group_names), classes)
-            passed = _Passed(
-                [empty] * len(subjects), [np.zeros(len(data.labels), np.bool_) for _ in subjects], [], fitted
-            )
-        passed.digests.append(chunk.digest)
-        done += chunk.size
-        if (done - counted) * classes >= _BLOCK_VALUES:
-            _count(passed, held, slice(counted, done))
-            counted = done
-        if progress:
-            progress(done)
-    if passed is None:
-        raise InputError(f"{data.source} holds no samples")
-    if done > counted:
-        _count(passed, held, slice(counted, done))
-    return passed
-
-
-def _count(passed: _Passed, held: list[list[NDArray[np.float64]]], where: slice) -> None:
-    baseline = np.concatenate(held[0])
-    labels, groups = passed.data.labels[where], passed.data.groups[where]
-    for index, logits in enumerate(held):
-        tally, right = Tally.of(np.concatenate(logits), baseline, labels, groups, len(passed.data.group_names))
-        passed.tallies[index] += tally
-        passed.right[index][where] = right
-        logits.clear()
-
-
-def _logits(forward: Forward, chunk: Chunk, data: GroupedData, seed: int) -> NDArray[np.float64]:
-    """Return the logits of a chunk; a model that changes its input or draws random numbers disturbs no other."""
-    _seed_all(seed + chunk.start, forward.device)
+def _ends(module: nn.Module, batch: Sample) -> tuple[str, str] | None:
+    weights = [(name, weight) for name, weight, _ in quantizable_weights(module)]
+    if not weights:
+        return None
     try:
-        with torch.inference_mode():
-            return forward.logits(chunk.batch.clone())[: chunk.size]
+        return first_and_last(module, weights, mapped(torch.clone, batch))
     except Exception as error:  # the user's model may raise anything
-        kind = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
-        last = data.where(chunk.start + chunk.size - 1)
-        cure = "" if chunk.batch.is_floating_point() else "; if the model takes floats, give x as floats"
         raise MeasureError(
-            f"the model at {forward.precision} failed on {data.where(chunk.start)} to {last}, as a batch of shape "
-            f"{tuple(chunk.batch.shape)} ({chunk.batch.dtype}): {kind}{error}{cure}"
+            f"the model failed on the first samples, as a batch of shape {described(kind(batch))}: "
+            f"{type(error).__name__}: {error}"
         ) from error
+
+
+_NO_WEIGHTS = Weights(0, 0, None, 0.0, Histogram(0.0, 0.0, ()), ())
 
 
 def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _seed_all(seed: int, device: torch.device) -> None:
-    """Seed the generators that `_own_random_state` restores; torch.manual_seed would reach every device."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
@@ -269,26 +249,6 @@ def _check_counts(**given: tuple[object, int]) -> None:
         is_whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
         if not is_whole or not least <= operator.index(value) < _MOST:  # type: ignore[arg-type]
             raise OptionError(f"{name} is {value!r}: it is a whole number from {least} to {_MOST - 1}")
-
-
-def _fitted(data: GroupedData, classes: int) -> GroupedData:
-    """Return the data with a name for every output of the model, or say why it does not fit."""
-    beyond = np.flatnonzero(data.labels >= classes)
-    if len(beyond):
-        first = int(beyond[0])
-        raise InputError(
-            f"{data.where(first)} has class {data.classes[data.labels[first]]!r} (index {data.labels[first]}), and "
-            f"the model has {classes} outputs; labels out of range: {len(beyond)}"
-        )
-    if len(data.classes) == classes:
-        return data
-    if data.class_order != "indices" or data.classes != tuple(map(str, range(len(data.classes)))):
-        raise InputError(
-            f"the data has {len(data.classes)} classes ({', '.join(data.classes[:8])}) and the model {classes} "
-            f"outputs: pass --qfair-classes with {classes} names in the order of the outputs"
-        )
-    names = tuple(map(str, range(classes)))
-    return replace(data, classes=names, group_names=data.group_names if data.group_by else names)
 
 
 def _results(subjects: Sequence[_Subject], tallies: Sequence[Tally], data: GroupedData) -> tuple[PrecisionResult, ...]:
@@ -331,7 +291,21 @@ def _why_no_gap(groups: Sequence[Measures], names: Sequence[str]) -> str | None:
     )
 
 
-def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
+def _model_record(model: Model, allocation: Allocation) -> ModelRecord:
+    if model.module is None:
+        return ModelRecord(None, 0, 0, ())
+    names = [name for name, _, _ in quantizable_weights(model.module)]
+    kept = set(allocation.included(names))
+    quantized, parameters = quantized_share(model.module, allocation)
+    return ModelRecord(model.sha256, parameters, quantized, tuple(name for name in names if name not in kept))
+
+
+def _settings(scheme: Scheme, allocation: Allocation, seed: int, device: torch.device) -> Settings:
+    digest = hashlib.sha256(f"{scheme}\n{allocation}".encode()).hexdigest()
+    return Settings(str(scheme), str(allocation), digest, seed, CHUNK, _device_name(device))
+
+
+def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) -> InputsRecord:
     prepared = data.preprocessing
     return InputsRecord(
         model=model.source,
@@ -344,7 +318,7 @@ def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
         image_size=prepared.image_size if prepared else None,
         mean=prepared.mean if prepared else (),
         std=prepared.std if prepared else (),
-        notices=data.notices,
+        notices=(*data.notices, *notices),
     )
 
 
@@ -362,6 +336,6 @@ def _device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def _default_workers(data: GroupedData) -> int:
+def _default_workers(data: Samples) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(4, torch.get_num_threads(), cores) if data.decodes else 0

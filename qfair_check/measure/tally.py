@@ -131,6 +131,18 @@ class Tally:
         )
         return tally, right
 
+    def widened(self, groups: int) -> "Tally":
+        """Return the tally with further groups of no samples, so that there are `groups`."""
+        return self.reordered(np.arange(self.counts.shape[1]), groups)
+
+    def reordered(self, position: Integers, groups: int) -> "Tally":
+        """Return the tally with each group at another position, among `groups`."""
+        moved = Tally.empty(groups, self.class_samples.shape[1])
+        moved.counts[:, position], moved.sums[:, position] = self.counts, self.sums
+        moved.dtdb[position] = self.dtdb
+        moved.class_samples[position], moved.class_correct[position] = self.class_samples, self.class_correct
+        return moved
+
     def pooled(self) -> "Tally":
         """Return the tally of all groups as one group."""
         return Tally(*(getattr(self, name).sum(axis=axis, keepdims=True) for name, axis in _GROUP_AXIS))

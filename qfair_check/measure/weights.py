@@ -29,8 +29,8 @@ def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
     elements = sum(layer.elements for layer in layers)
     zeros = sum(layer.zeros for layer in layers)
     counts = np.zeros(HISTOGRAM_BINS, np.int64)
-    for _, weight, _ in quantizable_weights(quantized.module):
-        counts += _histogram(weight.detach(), reach)
+    for weight in _quantized(quantized):
+        counts += _histogram(weight, reach)
     return Weights(
         elements=elements,
         zeros=zeros,
@@ -42,11 +42,14 @@ def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
 
 
 def weight_reach(quantized: QuantizedModel) -> float:
-    """Return the largest absolute value among the quantizable weights; 1 if there is none or all are zero."""
-    largest = [
-        float(weight.detach().abs().max()) for _, weight, _ in quantizable_weights(quantized.module) if weight.numel()
-    ]
+    """Return the largest absolute value among the quantized tensors; 1 if there is none or all are zero."""
+    largest = [float(weight.abs().max()) for weight in _quantized(quantized) if weight.numel()]
     return max(largest, default=0.0) or 1.0
+
+
+def _quantized(quantized: QuantizedModel) -> list[Tensor]:
+    weights = {name: weight.detach() for name, weight, _ in quantizable_weights(quantized.module)}
+    return [weights[layer.name] for layer in quantized.layers]
 
 
 def _histogram(weight: Tensor, reach: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

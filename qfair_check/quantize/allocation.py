@@ -90,7 +90,9 @@ class Allocation:
         given = [("layer-bits", pattern) for pattern, _ in self.layer_bits]
         for option, pattern in given + [("exclude", pattern) for pattern in self.exclude]:
             if not any(_matches(pattern, name) for name in names):
-                raise OptionError(f"--qfair-{option} names {pattern!r}, and no layer has this name: {_near(pattern, names)}")
+                raise OptionError(
+                    f"--qfair-{option} names {pattern!r}, and no layer has this name: {_near(pattern, names)}"
+                )
 
     def plan(
         self, names: Sequence[str], precision: Precision, ends: tuple[str, str] | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qfair_check.errors import InputError, QFairError
 from qfair_check.precision import Precision
+from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.spec import Scheme
 from qfair_check.quantize.uniform import quantize_tensor
@@ -25,11 +26,17 @@ class QuantizedModel:
     module: nn.Module
     precision: Precision
     scheme: Scheme
+    allocation: Allocation
     layers: tuple[LayerWeights, ...]
 
 
 def quantize_model(
-    module: nn.Module, precision: str | int | Precision, scheme: str | Scheme = "absmax"
+    module: nn.Module,
+    precision: str | int | Precision,
+    scheme: str | Scheme = "absmax",
+    *,
+    allocation: Allocation = Allocation(),  # noqa: B008 (frozen)
+    ends: tuple[str, str] | None = None,
 ) -> QuantizedModel:
     """Return a copy of a module with its weights rounded to a precision, w~ = S (q - z), without retraining.
 
@@ -44,11 +51,15 @@ def quantize_model(
         Such as ``4``, ``"int4"``, ``"fp16"``.
     scheme : str or Scheme
         How a tensor is mapped to an integer grid, such as ``"mse/per-channel"``.
+    allocation : Allocation
+        Layers that have other bits at integer precisions, or are left out.
+    ends : (str, str), optional
+        The weights used first and last (`first_and_last`), which `Allocation.first_last` needs.
 
     Raises
     ------
     OptionError
-        If the precision or the scheme makes no sense.
+        If the precision, the scheme or the allocation makes no sense.
     InputError
         If a weight is NaN, infinite or beyond the largest half-precision number, if there is nothing to
         quantize, or if the module cannot be copied.
@@ -71,6 +82,7 @@ def quantize_model(
             f"{type(module).__name__} has no weights to quantize to {wanted}: it holds no convolution, linear, "
             "embedding, attention or recurrent layer of torch.nn; audit it with bits=32 or 16"
         )
+    plan = allocation.plan([name for name, _, _ in quantizable_weights(module)], wanted, ends)
     quantized = _copied(module)
     _check_finite(quantized)
     half = _HALVES.get(wanted.name)
@@ -78,20 +90,24 @@ def quantize_model(
         _check_reach(quantized, half)
     with torch.no_grad():
         layers = tuple(
-            _quantize_weight(name, weight, axis, wanted, grid) for name, weight, axis in quantizable_weights(quantized)
+            _quantize_weight(name, weight, axis, plan[name], grid)
+            for name, weight, axis in quantizable_weights(quantized)
+            if name in plan
         )
         if half:
             for _, value in _floats(quantized):
                 value.copy_(value.to(half))
-    return QuantizedModel(quantized, wanted, grid, layers)
+    return QuantizedModel(quantized, wanted, grid, allocation, layers)
 
 
-def quantized_share(module: nn.Module) -> tuple[int, int]:
+def quantized_share(module: nn.Module, allocation: Allocation = Allocation()) -> tuple[int, int]:  # noqa: B008 (frozen)
     """Return how many parameters are quantized and how many there are; tied ones count once.
 
     Parameters
     ----------
     module : torch.nn.Module
+    allocation : Allocation
+        Layers that are left out.
 
     Raises
     ------
@@ -103,7 +119,8 @@ def quantized_share(module: nn.Module) -> tuple[int, int]:
     >>> quantized_share(nn.Linear(10, 2))
     (20, 22)
     """
-    quantized = sum(weight.numel() for _, weight, _ in quantizable_weights(module))
+    sizes = {name: weight.numel() for name, weight, _ in quantizable_weights(module)}
+    quantized = sum(sizes[name] for name in allocation.included(sizes))
     return quantized, sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -176,6 +193,7 @@ def _quantize_weight(name: str, weight: nn.Parameter, axis: int, precision: Prec
         name=name,
         shape=tuple(before.shape),
         bits=precision.bits,
+        rule=scheme.rule if precision.is_integer else "round",
         scale=scale,
         zero_point=zero_point,
         levels=levels,

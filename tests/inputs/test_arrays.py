@@ -236,8 +236,9 @@ def test_datasets_that_cannot_be_used() -> None:
     assert message(Endless(), Y).startswith("x is a dataset without a length (Endless): give a map-style torch Dataset")
     assert message(Squares(0), []) == "x has no samples"
     assert message(Broken(4), Y) == "the Dataset x failed on sample 0: OSError: disk on fire"
-    assert message(TensorDataset(torch.ones(4, 2)), Y) == (
-        "the Dataset x gives a tuple for each sample: let it give the input tensor alone, and pass the labels as y"
+    assert message(TensorDataset(torch.ones(4, 2), torch.zeros(4)), Y) == (
+        "the Dataset x gives a tuple for each sample: let it give the model's input alone, and pass the labels as y; "
+        "or pass a Dataset of (x, y) or (x, y, group) alone"
     )
     with pytest.raises(OptionError, match="let the Dataset x normalize"):
         grouped_data(Squares(2), [0, 1], mean=[0.5], std=[0.5])

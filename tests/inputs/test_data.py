@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.inputs.data import as_grouped_data, grouped_data, load_data, read_data
+from qfair_check.inputs.data import as_samples, grouped_data, load_data, read_data
 from qfair_check.inputs.model import Model
 from qfair_check.inputs.options import DataOptions, Preprocessing
 
@@ -25,8 +25,8 @@ def test_other_kinds_of_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
         load_data(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name} is of a kind that cannot be read: give a .csv manifest, an .npz with arrays x and y, or "
-        "demo"
+        f"{tmp_path / name} is of a kind that cannot be read: give a .csv manifest, an .npz with arrays x and y, "
+        "package.module:function, or demo"
     )
 
 
@@ -72,10 +72,10 @@ def test_demo() -> None:
 
 def test_objects_become_grouped_data() -> None:
     data = grouped_data(X, [0, 1, 0], ["a", "b", "b"])
-    assert as_grouped_data(data) is data
-    assert as_grouped_data((X, [0, 1, 0], ["a", "b", "b"])).key == data.key
-    assert as_grouped_data({"x": X, "y": [0, 1, 0], "group": ["a", "b", "b"]}).key == data.key
-    assert as_grouped_data((X, [0, 1, 0])).group_by == as_grouped_data({"x": X, "y": [0, 1, 0]}).group_by == ()
+    assert as_samples(data) is data
+    assert as_samples((X, [0, 1, 0], ["a", "b", "b"])).key == data.key
+    assert as_samples({"x": X, "y": [0, 1, 0], "group": ["a", "b", "b"]}).key == data.key
+    assert as_samples((X, [0, 1, 0])).group_by == as_samples({"x": X, "y": [0, 1, 0]}).group_by == ()
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_objects_become_grouped_data() -> None:
 )
 def test_other_objects(given: object, end: str) -> None:
     with pytest.raises(InputError) as caught:
-        as_grouped_data(given)
+        as_samples(given)
     assert str(caught.value) == (
-        "grouped data is a GroupedData, a tuple (x, y) or (x, y, group), or a mapping with the keys x, y and "
-        f"optionally group, {end}"
+        "grouped data is a GroupedData, a torch Dataset of (x, y) or (x, y, group), a tuple of such arrays, or a "
+        f"mapping with the keys x, y and optionally group, {end}"
     )
 
 

@@ -213,16 +213,19 @@ def test_an_accelerator_computes_in_half_precision(name):
         assert (answer.dtype, answer.device, answer.shape) == (dtype, META, inputs.shape)
 
 
+NO_LOGITS = r"not a tensor of logits, a tuple that starts with one, or an object with \.logits"
+
+
 @pytest.mark.parametrize("name", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda values: (values, values), "it returned a tuple, not a tensor of logits"),
-        (lambda values: {"logits": values}, "it returned a dict, not a tensor of logits"),
-        (lambda values: values.numpy(), "it returned a ndarray, not a tensor of logits"),
-        (lambda _: None, "it returned a NoneType, not a tensor of logits"),
-        (lambda values: values[:, 0], r"its output has shape \(64,\), not \(64, number of classes\)"),
-        (lambda values: values[:, :1], r"its output has shape \(64, 1\), not \(64, number of classes\)"),
+        (lambda _: (), f"it returned a tuple, {NO_LOGITS}"),
+        (lambda values: {"scores": values}, f"it returned a dict, {NO_LOGITS}"),
+        (lambda values: (values.numpy(), values), f"it returned a ndarray in a tuple, {NO_LOGITS}"),
+        (lambda _: None, f"it returned a NoneType, {NO_LOGITS}"),
+        (lambda values: values[0], r"its output has shape \(6,\), not \(64, number of classes\)"),
+        (lambda values: values[:1], r"its output has shape \(1, 6\), not \(64, number of classes\)"),
         (lambda values: values[:, :0], r"its output has shape \(64, 0\), not \(64, number of classes\)"),
         (lambda values: values[:9], r"its output has shape \(9, 6\), not \(64, number of classes\)"),
         (lambda values: values[..., None], r"its output has shape \(64, 6, 1\), not \(64, number of classes\)"),

@@ -274,10 +274,12 @@ def test_many_classes_are_counted_in_blocks():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda logits: logits[:, 0], "its output has shape (64,), not (64, number of classes)"),
-        (lambda logits: logits[:, :1], "its output has shape (64, 1), not (64, number of classes)"),
+        (lambda logits: logits[0], "its output has shape (4,), not (64, number of classes)"),
         (lambda logits: logits[1:], "its output has shape (63, 4), not (64, number of classes)"),
-        (lambda logits: (logits, logits), "it returned a tuple, not a tensor of logits"),
+        (
+            lambda logits: {"scores": logits},
+            "it returned a dict, not a tensor of logits, a tuple that starts with one, or an object with .logits",
+        ),
         (lambda logits: {"logits": logits}["scores"], "KeyError: 'scores'"),
     ],
 )

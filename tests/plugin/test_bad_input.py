@@ -151,11 +151,16 @@ CASES = {
         "*failed on sample 0 to sample 63, as a batch of shape (64, 2) (torch.float32): ValueError: odd",
     ),
     "logits of the wrong shape": (
-        network("    def forward(self, x): return x[:, 0]"),
+        network("    def forward(self, x): return x[0]"),
         BOTH,
-        "the model at fp32 failed on *: its output has shape (64,), not (64, number of classes)",
+        "the model at fp32 failed on *: its output has shape (2,), not (64, number of classes)",
     ),
-    "a tuple": (network("    def forward(self, x): return x, x"), BOTH, "*it returned a tuple, not a tensor*"),
+    "no tensor": (network("    def forward(self, x): return (None, x)"), BOTH, "*returned a NoneType in a tuple, not*"),
+    "probabilities of two classes as one": (
+        network("    def forward(self, x): return x[:, 0].sigmoid()"),
+        BOTH,
+        "the model's one output lies between 0 and 1 on all 80 samples, as a probability does: return the logit, *",
+    ),
     "limit above one": (
         nothing,
         (*BOTH, "--qfair-max-fvo=1.2"),

@@ -205,7 +205,7 @@ def test_a_fixture_that_gives_no_data_is_a_usage_error(pytester):
     pytester.makeconftest(OVERRIDE.replace("return DATA", "return None"))
     result = pytester.runpytest("--bits=8")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: grouped data is a GroupedData, a tuple (x, y) or (x, y, group)*NoneType*"])
+    result.stderr.fnmatch_lines(["ERROR: grouped data is a GroupedData, a torch Dataset of (x, y)*NoneType*"])
 
 
 def test_a_plain_callable_cannot_be_quantized(pytester):

@@ -66,6 +66,7 @@ def test_the_account_of_each_layer_by_hand():
         name="weight",
         shape=(2, 4),
         bits=3,
+        rule="absmax",
         scale=(1.0,),
         zero_point=(0,),
         levels=6,

@@ -1,0 +1,59 @@
+"""A function that the user names, ``package.module:factory``, gives a data set."""
+
+import hashlib
+
+from torch.utils.data import Dataset
+
+from qfair_check.errors import InputError, OptionError, QFairError
+from qfair_check.inputs.architecture import import_object
+from qfair_check.inputs.arrays import grouped_data
+from qfair_check.inputs.grouped import GroupedData
+from qfair_check.inputs.labelled import LabelledData, labelled
+from qfair_check.inputs.options import DataOptions
+
+
+def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> GroupedData | LabelledData:
+    """Call a factory without arguments and take what it gives: a torch Dataset, or what `grouped_data` takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such function, it fails, or it gives something else.
+    OptionError
+        If an option is for files.
+    """
+    for_files = {
+        "split": options.split,
+        "features": options.features,
+        "image-size": options.image_size,
+        "mean": options.mean,
+        "std": options.std,
+    }
+    for name, value in for_files.items():
+        if value:
+            raise OptionError(
+                f"--qfair-{name} is for files, and {options.path} is a function that gives samples as the model takes "
+                "them: let it do this"
+            )
+    factory = import_object(options.path)
+    if not callable(factory):
+        raise InputError(f"{options.path} is a {type(factory).__name__}, not a function that gives a data set")
+    try:
+        given = factory()
+    except QFairError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise InputError(f"{options.path} failed: {type(error).__name__}: {error}") from error
+    if isinstance(given, GroupedData | LabelledData):
+        return given
+    if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], Dataset):
+        return grouped_data(*given, classes=options.classes or model_classes)
+    return labelled(
+        given,
+        options.path,
+        hashlib.sha256(repr(options).encode()).hexdigest(),
+        label=options.label,
+        group_by=options.group_by,
+        classes=options.classes,
+        model_classes=model_classes,
+    )
