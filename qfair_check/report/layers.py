@@ -12,6 +12,7 @@ _HEAD = ("layer", "shape", "bits", "rule", "scale", "sparsity", "clipped", "leve
 _RIGHT = (2, 5, 6, 7, 8)
 _LEAST_NAME = 14
 _NOTHING = "-"
+_THOUSANDS = 10_000
 _LEGEND = (
     "sparsity: share of weights that are exactly 0; clipped: share beyond the ends of the grid; levels: codes in "
     "use, in the channel with the most; difference: sum of |w~ - w|; a scale for each channel is told as "
@@ -68,7 +69,7 @@ def _cells(layer: LayerWeights) -> list[str]:
         _share(layer.sparsity),
         _share(layer.clipped_share),
         str(layer.levels) if layer.scale else _NOTHING,
-        f"{layer.weight_difference:.4g}",
+        _difference(layer.weight_difference),
     ]
 
 
@@ -83,7 +84,7 @@ def _total(result: PrecisionResult) -> list[str]:
         _share(weights.sparsity),
         _share(clipped / weights.elements if weights.elements else None),
         "",
-        f"{weights.weight_difference:.4g}",
+        _difference(weights.weight_difference),
     ]
 
 
@@ -97,3 +98,7 @@ def _scale(scale: Sequence[float]) -> str:
 
 def _share(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.1%}"
+
+
+def _difference(value: float) -> str:
+    return f"{value:.4g}" if value < _THOUSANDS else f"{value:,.0f}"

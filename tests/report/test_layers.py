@@ -110,6 +110,13 @@ def test_a_model_without_quantized_weights(of_layers):
     assert "\nint4\nno weights are quantized\n" in render_layers(audit, audit.quantized)
 
 
+def test_large_differences_are_told_in_full(of_layers):
+    held = [replace(CONV, weight_difference=9876.54), replace(MIXED, weight_difference=1234567.89)]
+    audit = of_layers(int4=held)
+    rows = table(render_layers(audit, audit.quantized))[1:]
+    assert [row.split()[-1] for row in rows] == ["9877", "1,234,568", "1,244,444"]
+
+
 def test_a_weight_without_elements_has_no_shares(of_layers):
     audit = of_layers(int4=[replace(CONV, shape=(0, 3), zeros=0, weight_difference=0.0)])
     assert table(render_layers(audit, audit.quantized))[1].split() == [
