@@ -99,9 +99,12 @@ LIMIT_OPTIONS = tuple(
     )
     for check in GATE_CHECKS
 )
+MIN_GROUP_SIZE = Option(
+    "min-group-size", f"samples a group needs to be judged (default: {DEFAULT_MIN_GROUP_SIZE})", "N"
+)
 JUDGE_OPTIONS = (
     *LIMIT_OPTIONS,
-    Option("min-group-size", f"samples a group needs to be judged (default: {DEFAULT_MIN_GROUP_SIZE})", "N"),
+    MIN_GROUP_SIZE,
     Option(
         "insufficient",
         "what to do about a limit that cannot be judged (default: fail)",
