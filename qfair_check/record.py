@@ -205,6 +205,8 @@ class InputsRecord:
     image_size: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    transforms: str | None
+    bins: str | None
     notices: tuple[str, ...]
 
 

@@ -124,7 +124,9 @@ def make_audit() -> Callable[..., Audit]:
             settings=Settings("absmax/symmetric/per-tensor", "c" * 64, 0, 64, "cpu"),
             groups=tuple(samples),
             precisions=results,
-            inputs=InputsRecord("m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), ()),
+            inputs=InputsRecord(
+                "m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), None, None, ()
+            ),
             run=RunRecord("2026-01-01T00:00:00+00:00", ("qfair",), 1.0, "Linux", 2, 64, 0, {"torch": "2"}),
             outcomes_sha256=outcomes_digest(outcomes),
             outcomes=outcomes,

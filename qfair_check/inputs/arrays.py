@@ -1,11 +1,9 @@
-"""Arrays, or an ``.npz`` file of arrays, become grouped data."""
+"""Arrays, or a file of arrays, become grouped data."""
 
 import hashlib
 import math
 import secrets
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.inputs.grouped import GroupedData, Inputs
+from qfair_check.inputs.array_files import ArrayFile, read_array_file
+from qfair_check.inputs.grouped import Blocks, GroupedData, Inputs
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
@@ -24,10 +23,9 @@ from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
 _BLOCK_VALUES = 2**24
-_DAMAGE = (OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 
 
-class ArraySamples(Dataset[Tensor]):
+class ArraySamples(Blocks):
     """The rows of an array as inputs; bytes are scaled to [0, 1] when they are asked for."""
 
     def __init__(self, x: NDArray[Any], preprocessing: Preprocessing) -> None:
@@ -36,9 +34,6 @@ class ArraySamples(Dataset[Tensor]):
 
     def __len__(self) -> int:
         return len(self._x)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.rows(index, index + 1)[0]
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return new tensors for the samples from `start` to before `stop`, stacked."""
@@ -95,13 +90,14 @@ def grouped_data(
     options = DataOptions(
         _PYTHON, classes=class_names(classes), mean=channel_values("mean", mean), std=channel_values("std", std)
     )
-    return _assembled(x, y, group, options, (), None)
+    arrays = {"x": x, "y": y} | ({} if group is None else {"group": group})
+    return _assembled(ArrayFile(arrays), options, (), None)
 
 
 def read_arrays(
     path: Path, options: DataOptions, model_classes: tuple[str, ...], model_preprocessing: Preprocessing | None
 ) -> GroupedData:
-    """Read an ``.npz`` file with the arrays x, y and optionally group.
+    """Read an ``.npz`` or ``.safetensors`` file with the arrays x, y and optionally group.
 
     Raises
     ------
@@ -113,57 +109,38 @@ def read_arrays(
     for_columns = {
         "label": options.label,
         "group-by": options.group_by,
+        "bin": options.bins,
         "split": options.split,
         "features": options.features,
     }
     for name, value in for_columns.items():
         if value:
             raise OptionError(
-                f"--qfair-{name} is for the columns of a .csv manifest, and {options.path} has none: it holds the "
+                f"--qfair-{name} is for the columns of a manifest, and {options.path} has none: it holds the "
                 "arrays x, y and optionally group"
             )
     if options.image_size:
         raise OptionError(f"--qfair-image-size is for image files: the arrays of {options.path} keep their size")
-    arrays = _load(path, options.path)
-    return _assembled(arrays["x"], arrays["y"], arrays.get("group"), options, model_classes, model_preprocessing)
-
-
-def _load(path: Path, source: str) -> Mapping[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as stream:  # np.load leaves a damaged file open
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise InputError(f"{source} holds a single array: save x and y with np.savez(file, x=x, y=y)")
-            held = file.files
-            arrays = {name: file[name] for name in ("x", "y", "group") if name in held}
-    except _DAMAGE as error:
-        if "pickle" in str(error):
-            raise InputError(
-                f"{source} was saved with pickle, which may run code: save plain arrays of numbers and text"
-            ) from error
-        raise InputError(f"cannot read {source} as .npz (truncated or damaged?): {error}") from error
-    for name in ("x", "y"):
-        if name not in arrays:
-            raise InputError(
-                f"{source} has no array {name}: it holds {listed(held) or 'nothing'}; save x, y and optionally group"
-            )
-    return arrays
+    if options.transforms:
+        raise OptionError(f"--qfair-transforms is for image files: normalize the arrays of {options.path} beforehand")
+    return _assembled(read_array_file(path, options.path), options, model_classes, model_preprocessing)
 
 
 def _assembled(
-    x: object,
-    y: object,
-    group: object,
+    held: ArrayFile,
     options: DataOptions,
     model_classes: tuple[str, ...],
     model_preprocessing: Preprocessing | None,
 ) -> GroupedData:
     source = options.path
     where = "sample {}".format
-    inputs = _inputs(x, options, model_preprocessing)
-    columns = {"y": _names(y, "y", source)}
-    if group is not None:
-        columns["group"] = _names(group, "group", source)
+    inputs = _inputs(held.arrays["x"], options, model_preprocessing)
+    listed_names = {"y": held.classes, "group": held.groups}
+    columns = {
+        name: _names(held.arrays[name], name, source, listed_names[name])
+        for name in ("y", "group")
+        if name in held.arrays
+    }
     for name, column in columns.items():
         if len(column.codes) != inputs.size:
             raise InputError(
@@ -175,6 +152,7 @@ def _assembled(
         columns["y"],
         given=options.classes,
         model=model_classes,
+        data=held.classes,
         what=_of("y", source),
         where=where,
         option=_option("classes", source),
@@ -218,7 +196,9 @@ def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inp
         values = array.astype(np.float32, copy=False)
     _check_finite(values, what)
     notices: tuple[str, ...] = ()
-    if model and model.mean and not given.mean:
+    if model and model.transforms and not given.mean:
+        notices = (f"{what} holds floats and is used as it is, without {_transforms(model)}",)
+    elif model and model.mean and not given.mean:
         notices = (
             f"{what} holds floats and is used as it is, without the mean and std of the model file: pass "
             "--qfair-mean and --qfair-std to apply them",
@@ -230,10 +210,16 @@ def _bytes(array: NDArray[Any], options: DataOptions, model: Preprocessing | Non
     known = model or Preprocessing()
     chosen = Preprocessing(mean=options.mean or known.mean, std=options.std or known.std)
     notice = f"{_of('x', options.path)} holds bytes (uint8): scaled to [0, 1]"
+    if known.transforms:
+        notice += f", without {_transforms(known)}"
     if not chosen.mean:
         mean, std = (_option(name, options.path) for name in ("mean", "std"))
         notice += f" and not normalized; pass {mean} and {std} if the model was trained with them"
     return _samples(array, chosen, (notice,))
+
+
+def _transforms(model: Preprocessing) -> str:
+    return f"the transforms {model.transforms} of the model file, which are for image files"
 
 
 def _samples(values: NDArray[Any], preprocessing: Preprocessing | None, notices: tuple[str, ...] = ()) -> Inputs:
@@ -264,7 +250,21 @@ def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
     return Inputs(x, len(x), secrets.token_hex(32))
 
 
-def _names(column: object, name: str, source: str) -> Names:
+def _names(column: object, name: str, source: str, listed_names: tuple[str, ...] = ()) -> Names:
+    names = _indexed(column, name, source)
+    if not listed_names:
+        return names
+    indices = names.ordered_as(tuple(map(str, range(len(listed_names)))))
+    beyond = np.flatnonzero((indices.codes < 0) & (names.codes >= 0))
+    if len(beyond):
+        raise InputError(
+            f"{_of(name, source)} holds {names.values[names.codes[beyond[0]]]} at sample {beyond[0]}, and the metadata "
+            f"names {len(listed_names)} ({listed(listed_names)}): give indices from 0 to {len(listed_names) - 1}"
+        )
+    return Names(indices.codes, listed_names)
+
+
+def _indexed(column: object, name: str, source: str) -> Names:
     what = _of(name, source)
     array = _array(column, what)
     if array.ndim != 1:

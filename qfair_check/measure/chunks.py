@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qfair_check.errors import InputError, QFairError
-from qfair_check.inputs.data import ArraySamples, GroupedData
+from qfair_check.inputs.data import Blocks, GroupedData
 
 CHUNK = 64
 
@@ -105,8 +105,11 @@ class _Indexed(Dataset[_Sample]):
         return index, value
 
     def __getitems__(self, indices: list[int]) -> Tensor | list[_Sample]:
-        if isinstance(self._inputs, ArraySamples):
-            return self._inputs.rows(indices[0], indices[-1] + 1)
+        if isinstance(self._inputs, Blocks):
+            try:
+                return self._inputs.rows(indices[0], indices[-1] + 1)
+            except QFairError as error:
+                return [(indices[0], _Failure(indices[0], str(error), names_sample=True))]
         return [self[index] for index in indices]
 
 
@@ -136,10 +139,16 @@ def _kind(value: Tensor) -> _Kind:
     return value.shape, value.dtype
 
 
-def _mismatch(kind: _Kind, expected: _Kind) -> str:
+def _mismatch(data: GroupedData, kind: _Kind, expected: _Kind) -> str:
+    transforms = data.preprocessing.transforms if data.preprocessing else None
+    cure = (
+        f"the transforms {transforms} keep images of several sizes: name others with --qfair-transforms"
+        if transforms
+        else "for images of several sizes pass --qfair-image-size"
+    )
     return (
         f"its shape is {tuple(kind[0])} ({kind[1]}), and that of the samples before is "
-        f"{tuple(expected[0])} ({expected[1]}); for images of several sizes pass --qfair-image-size"
+        f"{tuple(expected[0])} ({expected[1]}); {cure}"
     )
 
 
@@ -161,10 +170,10 @@ def _loaded(data: GroupedData, batch_size: int, workers: int, seed: int) -> Iter
             if isinstance(loaded, _Ragged):
                 expected = expected or loaded.kinds[0][1]
                 index, kind = next(pair for pair in loaded.kinds if pair[1] != expected)
-                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(kind, expected)}")
+                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(data, kind, expected)}")
             expected = expected or _kind(loaded[0])
             if _kind(loaded[0]) != expected:
-                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(_kind(loaded[0]), expected)}")
+                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(data, _kind(loaded[0]), expected)}")
             seen += len(loaded)
             yield loaded
     except RuntimeError as error:

@@ -344,6 +344,8 @@ def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
         image_size=prepared.image_size if prepared else None,
         mean=prepared.mean if prepared else (),
         std=prepared.std if prepared else (),
+        transforms=prepared.transforms if prepared else None,
+        bins=data.bins,
         notices=data.notices,
     )
 

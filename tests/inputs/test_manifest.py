@@ -294,7 +294,11 @@ def test_spaces_around_cells_do_not_make_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "faces.csv is empty: give a .csv manifest, an .npz with arrays x and y, or demo"),
+        (
+            b"",
+            "faces.csv is empty: give a .csv or .parquet manifest, an .npz or .safetensors file with x and y,"
+            " a folder of images, or demo",
+        ),
         (b"\n \n", "faces.csv is empty: give a header, and one row for each sample"),
         (b"a,label\n", "faces.csv has a header and no rows: give one row for each sample"),
         (b"a,label\n1,0\n2,1,3\n", "row 3 of faces.csv has 3 fields and the header 2: quote fields that hold a comma"),
