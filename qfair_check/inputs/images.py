@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,14 +106,21 @@ def normalized(value: Tensor, preprocessing: Preprocessing, axis: int = 0) -> Te
 
 
 def check_preprocessing(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """Return `preprocessing` if its values fit so many channels.
+    """Return `preprocessing`, with the full name of its transforms, if its values fit so many channels.
 
     Raises
     ------
     OptionError
-        If they do not, or make no sense.
+        If they do not, make no sense, or stand beside transforms.
     """
     size, mean, std = preprocessing.image_size, preprocessing.mean, preprocessing.std
+    if preprocessing.transforms:
+        if size or mean or std:
+            raise OptionError(
+                f"the transforms {preprocessing.transforms} bring a size, mean and std of their own: leave out "
+                "--qfair-image-size, --qfair-mean and --qfair-std, or --qfair-transforms"
+            )
+        return Preprocessing(transforms=weights_transforms(preprocessing.transforms)[0])
     if size and min(size) < 1:
         raise OptionError(f"an image size of {size[0]}x{size[1]} pixels makes no sense: give height x width")
     if bool(mean) != bool(std):
@@ -144,20 +150,13 @@ def choose_preprocessing(options: DataOptions, model: Preprocessing | None) -> t
     """
     given = Preprocessing(options.image_size, options.mean, options.std, options.transforms)
     known = model or Preprocessing()
-    values = replace(given, transforms=None) != Preprocessing()
     if given.transforms:
-        if values:
-            named = {"image-size": given.image_size, "mean": given.mean, "std": given.std}
-            name = next(name for name, value in named.items() if value)
-            raise OptionError(
-                f"--qfair-transforms brings its own size, mean and std, and --qfair-{name} is given too: leave one out"
-            )
-        chosen = Preprocessing(transforms=weights_transforms(given.transforms)[0])
+        chosen = check_preprocessing(given, channels=3)
         if known in (Preprocessing(), chosen):
             return chosen, ()
         return chosen, (f"images are prepared by the transforms {chosen.transforms}, not as the model file says",)
-    if known.transforms and not values:
-        return Preprocessing(transforms=weights_transforms(known.transforms)[0]), ()
+    if known.transforms and given == Preprocessing():
+        return check_preprocessing(known, channels=3), ()
     chosen = check_preprocessing(
         Preprocessing(given.image_size or known.image_size, given.mean or known.mean, given.std or known.std),
         channels=3,

@@ -1,6 +1,7 @@
 """A table, with image paths or feature columns, becomes grouped data."""
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -101,18 +102,22 @@ def _names(table: Table, column: str, bins: Mapping[str, Bins], kept: Kept, wher
     taken.require(table.name_of(column), where)
     if used is None:
         return names
-    binned = names.ordered_as(used.names)
-    outside = np.flatnonzero(binned.codes[kept] < 0)
-    if len(outside):
-        values = [names.values[code] for code in np.unique(taken.codes[outside])]
-        words = [value for value in values if np.isnan(number(value))]
-        fault = f"{listed(words)}, which is no number" if words else f"{listed(values)}, which is in no bin of {used}"
-        cure = "correct it" if words else "widen the bins, by -inf or inf for an open end"
-        raise InputError(
-            f"{table.name_of(column)} holds {fault} ({counted(len(outside), 'such row')}: "
-            f"{located(outside.tolist(), where)}): {cure}, or leave it out of --qfair-bin"
-        )
-    return binned
+    values = np.array(names.values, object)
+    is_word = np.array([math.isnan(number(value)) for value in names.values], np.bool_)
+    is_outside = np.array([value not in used.names for value in names.values], np.bool_)
+    faults = (
+        (is_outside & is_word, "no number", "correct them"),
+        (is_outside, f"in no bin of {used}", "widen the bins, by -inf or inf for an open end"),
+    )
+    for is_bad, what, cure in faults:
+        bad = np.flatnonzero(is_bad[taken.codes])
+        if len(bad):
+            raise InputError(
+                f"{table.name_of(column)} holds {listed(values[np.unique(taken.codes[bad])])}, {what}, for "
+                f"{counted(len(bad), 'sample')}: {located(bad.tolist(), where)}; {cure}, or leave {column} out of "
+                "--qfair-bin"
+            )
+    return names.ordered_as(used.names)
 
 
 def _split_rows(table: Table, options: DataOptions, used: set[str]) -> tuple[Kept, tuple[str, ...]]:

@@ -87,21 +87,38 @@ class ParquetTable(Table):
         InputError
             If a column holds no numbers.
         """
+        widths = []
         for column in columns:
             kind = self.schema.field(column).type
             inner = kind.value_type if types.is_fixed_size_list(kind) else kind
+            widths.append(kind.list_size if types.is_fixed_size_list(kind) else 1)
             if not (_holds_numbers(inner) or types.is_boolean(inner)):
                 raise InputError(f"{self.name_of(column)} is of type {kind}, which holds no numbers: {cure}")
         found = self.path.stat()
         described = f"{self.path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\0{columns!r}"
         digest = hashlib.sha256(described.encode("utf-8", "surrogatepass"))
         digest.update(np.packbits(kept).tobytes())
-        samples = ParquetSamples(self.path, self.source, columns, np.flatnonzero(kept), self.starts, where)
+        samples = ParquetSamples(self, columns, np.repeat(columns, widths).tolist(), np.flatnonzero(kept), where)
         return samples, digest.hexdigest()
 
     def _arrays(self, column: str) -> Iterator[Any]:
         for group in range(len(self.starts) - 1):
-            yield from _row_group(self.path, self.source, group, [column]).column(column).chunks
+            yield from self.row_group(group, [column]).column(column).chunks
+
+    def row_group(self, group: int, columns: Sequence[str]) -> Any:
+        """Read some columns of a row group.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, or cannot be read any more.
+        """
+        with _opened(self.path, self.source) as file:
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+            table.validate(full=True)
+            if len(table) != self.starts[group + 1] - self.starts[group]:
+                raise ValueError(f"row group {group} has {len(table)} rows")
+            return table
 
 
 class ParquetSamples(Blocks):
@@ -109,33 +126,28 @@ class ParquetSamples(Blocks):
 
     Parameters
     ----------
-    path : Path
-    source : str
-        The file as the user named it.
+    table : ParquetTable
     columns : sequence of str
-        A column of lists of one length gives as many numbers.
+    names : sequence of str
+        The column of each number: one of lists gives several.
     rows : int64 array, shape (samples,)
         The row of each sample in the file, counted from 0; rising.
-    starts : int64 array, shape (row groups + 1,)
-        Where each row group starts.
     where : callable
         Names sample i in a message.
     """
 
     def __init__(
         self,
-        path: Path,
-        source: str,
+        table: ParquetTable,
         columns: Sequence[str],
+        names: Sequence[str],
         rows: NDArray[np.int64],
-        starts: NDArray[np.int64],
         where: Callable[[int], str],
     ) -> None:
-        self._path = path
-        self._source = source
+        self._table = table
         self._columns = columns
+        self._names = names
         self._rows = rows
-        self._starts = starts
         self._where = where
         self._held: tuple[int, NDArray[np.float32]] | None = None
 
@@ -154,34 +166,27 @@ class ParquetSamples(Blocks):
             If a number is missing or not finite, or the file cannot be read any more.
         """
         wanted = self._rows[start:stop]
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        starts = self._table.starts
+        groups = np.searchsorted(starts, wanted, side="right") - 1
         values = np.concatenate(
-            [self._matrix(group)[wanted[groups == group] - self._starts[group]] for group in np.unique(groups)]
+            [self._matrix(group)[wanted[groups == group] - starts[group]] for group in np.unique(groups)]
         )
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        bad = np.argwhere(~np.isfinite(values))
         if len(bad):
+            row, place = bad[0]
             raise InputError(
-                f"{self._source} holds a number that is not finite (missing, NaN, infinite, or too large for "
-                f"float32) in {self._where(start + int(bad[0]))}, {self._fault(values[bad[0]])}: correct it, or leave "
-                "that sample out"
+                f"{self._table.name_of(self._names[place])} holds a value that is not finite (missing, NaN, infinite, "
+                f"or too large for float32) in {self._where(start + row)}: correct it, or leave that sample out"
             )
         return torch.from_numpy(values)
 
     def _matrix(self, group: int) -> NDArray[np.float32]:
         if self._held is None or self._held[0] != group:
             self._held = None  # let go of it before the next is read
-            table = _row_group(self._path, self._source, group, self._columns)
+            table = self._table.row_group(group, self._columns)
             blocks = [_numbers(table.column(name).combine_chunks()) for name in self._columns]
             self._held = group, np.concatenate(blocks, axis=1)
         return self._held[1]
-
-    def _fault(self, values: NDArray[np.float32]) -> str:
-        """Name the column of the first number that is not finite."""
-        schema = pq.read_schema(self._path)
-        kinds = [schema.field(name).type for name in self._columns]
-        widths = [kind.list_size if types.is_fixed_size_list(kind) else 1 for kind in kinds]
-        place = int(np.flatnonzero(~np.isfinite(values))[0])
-        return f"column {self._columns[int(np.searchsorted(np.cumsum(widths), place, side='right'))]}"
 
 
 def read_parquet(path: Path, source: str) -> ParquetTable:
@@ -221,15 +226,6 @@ def _opened(path: Path, source: str) -> Iterator[Any]:
     except _DAMAGE as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"cannot read {source} as Parquet (truncated or damaged?): {lines[0]}") from error
-
-
-def _row_group(path: Path, source: str, group: int, columns: Sequence[str]) -> Any:
-    with _opened(path, source) as file:
-        table = file.read_row_group(group, columns=list(columns), use_threads=False)
-        table.validate(full=True)
-        if len(table) != file.metadata.row_group(group).num_rows:
-            raise ValueError(f"row group {group} has {len(table)} rows")
-        return table
 
 
 def _numbers(array: Any) -> NDArray[np.float32]:
