@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
+from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.precision import FP32, Precision
-from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, Weights, fvo, fvo_increase
+from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, Weights
 
 _LARGEST_COSINE_DISTANCE = 2 + 1e-9
 _COUNTS = (

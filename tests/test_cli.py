@@ -86,7 +86,13 @@ def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, ca
         (["audit", "demo", "--out", "gone/a.json"], "--out gone/a.json: there is no folder"),
         (["audit", "demo", "--out", "."], "--out . is a folder: name a file in it"),
         (["audit", "demo", "--out", "a.json", "--bits", "9"], "'9' is not a bit width"),
-        (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a .csv manifest"),
+        (
+            ["audit", "demo", "--out", "a.json", "--bin", "age=1"],
+            "the bins of 'age' have the edges 1: give at least two",
+        ),
+        (["audit", "demo", "--out", "a.json", "--bin", "age=1,2"], "--bin is for the columns of a manifest"),
+        (["audit", "demo", "--out", "a.json", "--transforms", "x"], "--transforms is for image files"),
+        (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a manifest"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "torchvision", "pandas", "scipy", "matplotlib", "sklearn", "safetensors", "PIL"}
+HEAVY = {"torch", "torchvision", "pandas", "scipy", "matplotlib", "sklearn", "safetensors", "PIL", "pyarrow"}
 LIGHT = [
     "qfair_check",
     "qfair_check.errors",

@@ -143,6 +143,7 @@ def save_model(
     image_size: tuple[int, int] | None = None,
     mean: Iterable[float] = (),
     std: Iterable[float] = (),
+    transforms: str | None = None,
 ) -> None:
     """Save a model as a self-describing ``.safetensors`` file, which needs no other option to be audited.
 
@@ -158,11 +159,13 @@ def save_model(
         Label names in the order of the logits.
     image_size, mean, std
         How images were prepared in training; height and width in pixels, values for RGB in [0, 1].
+    transforms : str, optional
+        Name of torchvision weights whose transforms prepare the images, in place of the other three.
 
     Raises
     ------
     OptionError
-        If the path has another suffix.
+        If the path has another suffix, or the preprocessing makes no sense.
     InputError
         If the architecture does not build a module with these weights, or the file cannot be written.
 
@@ -178,7 +181,7 @@ def save_model(
     target = Path(path)
     if target.suffix != ".safetensors":
         raise OptionError(f"{target} must end in .safetensors")
-    preprocessing = _preprocessing(image_size, mean, std)
+    preprocessing = _preprocessing(image_size, mean, std, transforms)
     names = class_names(classes)
     state = _distinct(module)
     _check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
@@ -194,7 +197,9 @@ def save_model(
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object) -> Preprocessing:
+def _preprocessing(
+    image_size: tuple[int, int] | None, mean: object, std: object, transforms: str | None
+) -> Preprocessing:
     size: tuple[int, int] | None = None
     if image_size is not None:
         try:
@@ -202,7 +207,7 @@ def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object
         except (TypeError, ValueError) as error:
             raise OptionError(f"image_size is {image_size!r}: give (height, width) in whole pixels") from error
         size = height, width
-    used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std))
+    used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std), transforms)
     return check_preprocessing(used, channels=3)
 
 

@@ -6,11 +6,12 @@ from pathlib import PurePath
 
 from wcwidth import wcswidth
 
+from qfair_check.gaps import exact_fvo
 from qfair_check.judge.pareto import Standing
 from qfair_check.judge.pareto_text import accuracy_text, candidate_name, who_cannot_be_judged, worst_group
 from qfair_check.judge.text import digits_apart, printable, shown_name
 from qfair_check.judge.verdicts import Outcome
-from qfair_check.record import Audit, PrecisionResult, exact_fvo
+from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.table import aligned, shown_apart, wrapped
 
 _HEAD = ["audit", "precision", "size", "", "OA", "FVO", "worst group", "", "front"]
