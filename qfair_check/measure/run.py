@@ -344,7 +344,7 @@ def _inputs_record(model: Model, data: GroupedData) -> InputsRecord:
         image_size=prepared.image_size if prepared else None,
         mean=prepared.mean if prepared else (),
         std=prepared.std if prepared else (),
-        notices=data.notices,
+        notices=(*model.notices, *data.notices),
     )
 
 
