@@ -38,10 +38,11 @@ def read_shards(index: Path, read: Callable[[Path], Mapping[str, Tensor]]) -> di
         tensors.
     """
     weight_map = _weight_map(index)
-    state: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        path = _beside(index, shard)
+    paths = {shard: _beside(index, shard) for shard in sorted(set(weight_map.values()))}
+    for path in paths.values():
         require_file(path, "model", f"{index} names it; {_CURE}")
+    state: dict[str, Tensor] = {}
+    for shard, path in paths.items():
         tensors = read(path)
         expected = {name for name, place in weight_map.items() if place == shard}
         _check_names(index, shard, expected, set(tensors), weight_map)
@@ -72,7 +73,7 @@ def _check_names(index: Path, shard: str, expected: set[str], names: set[str], w
         raise InputError(f"{index} says that {shard} holds {listed(absent)}, and it does not: {_CURE}")
     if moved := sorted(name for name in names - expected if name in weight_map):
         raise InputError(
-            f"{shard} holds {listed(moved)}, for which {index} names {listed({weight_map[name] for name in moved})}: "
+            f"{shard} holds {listed(moved)}, for which {index} names {listed(sorted({weight_map[name] for name in moved}))}: "
             f"{_CURE}"
         )
     if extra := sorted(names - expected):
