@@ -72,9 +72,7 @@ def _check_names(index: Path, shard: str, expected: set[str], names: set[str], w
     if absent := sorted(expected - names):
         raise InputError(f"{index} says that {shard} holds {listed(absent)}, and it does not: {_CURE}")
     if moved := sorted(name for name in names - expected if name in weight_map):
-        raise InputError(
-            f"{shard} holds {listed(moved)}, for which {index} names {listed(sorted({weight_map[name] for name in moved}))}: "
-            f"{_CURE}"
-        )
+        places = sorted({weight_map[name] for name in moved})
+        raise InputError(f"{shard} holds {listed(moved)}, for which {index} names {listed(places)}: {_CURE}")
     if extra := sorted(names - expected):
         raise InputError(f"{shard} holds {listed(extra)}, which {index} does not name: {_CURE}")

@@ -24,6 +24,7 @@ from transformers import (
 
 from qfair_check.errors import InputError, UntrustedPickleError
 from qfair_check.inputs.model import load_model
+from qfair_check.quantize.model import quantize_model
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 16, "num_labels": 3}
 TOKENS = {"input_ids": torch.arange(24).reshape(2, 12), "attention_mask": torch.ones(2, 12, dtype=torch.int64)}
@@ -219,6 +220,21 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     model = load_model(tmp_path)
     assert model.module.lm_head.weight is model.module.transformer.wte.weight
     assert torch.equal(logits(model.forward, TOKENS), logits(module, TOKENS))
+
+
+def test_what_is_quantized_of_gpt2() -> None:
+    """Its linear layers are a class of transformers, which holds the weight transposed."""
+    config = transformers.GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, pad_token_id=0)
+    module = transformers.GPT2ForSequenceClassification(config).eval()
+    quantized = quantize_model(module, 4, "absmax/per-channel")
+    assert [layer.name for layer in quantized.layers] == [
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+        *(f"transformer.h.0.{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
+        "score.weight",
+    ]
+    assert [len(layer.scale) for layer in quantized.layers] == [40, 16, 48, 16, 64, 16, 2]
+    assert not torch.equal(logits(quantized.module, TOKENS), logits(module, TOKENS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
