@@ -18,7 +18,7 @@ LAYERS = [
     ("precision", set()),
     ("record", {"msgspec", "numpy", "pandas"}),
     ("demo.network", {"torch"}),
-    ("inputs", TORCH | {"numpy", "msgspec"}),
+    ("inputs", TORCH | {"numpy", "msgspec", "transformers", "huggingface_hub"}),
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy"}),
     ("judge", {"numpy", "wcwidth"}),

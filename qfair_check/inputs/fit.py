@@ -70,8 +70,9 @@ def named_as(module: nn.Module, state: State, source: str, architecture: str) ->
     for spelling in spellings:
         prefixes = _fitting(tensors, spelling)
         if len(prefixes) > 1:
+            places = listed(prefix or "no prefix" for prefix in prefixes)
             raise InputError(
-                f"{source} holds the weights of {architecture} {len(prefixes)} times, under {listed(prefixes)}: give "
+                f"{source} holds the weights of {architecture} {len(prefixes)} times, under {places}: give "
                 "--qfair-arch the whole model, or save the state dict of the one to be audited"
             )
         if prefixes:

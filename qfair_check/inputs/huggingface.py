@@ -15,6 +15,7 @@ from qfair_check.inputs.wording import listed
 
 WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 CONFIG = "config.json"
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ def described_in(folder: Path) -> Description | None:
     except (msgspec.MsgspecError, RecursionError, OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): save the model again") from error
     classes, notices = _classes(config, path)
+    if (folder / _PREPROCESSOR).exists():
+        notices += (
+            f"{folder / _PREPROCESSOR} is not read: say how images are prepared by --qfair-image-size, --qfair-mean "
+            "and --qfair-std",
+        )
     return Description(config, classes, notices)
 
 

@@ -1,6 +1,5 @@
 """A model of Hugging Face transformers from its configuration and its weights, without a download."""
 
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,13 +52,13 @@ def pretrained_model(config: Mapping[str, Any], state: Mapping[str, Tensor], sou
     """
     name = _named(config, source)
     try:
-        library: Any = importlib.import_module(_PACKAGE)
+        import transformers
     except ImportError as error:
         raise InputError(
             f"{source} is a {name} of Hugging Face, and transformers cannot be imported ({error}): install it, or "
             "pass --qfair-arch with package.module:factory"
         ) from error
-    kind = _class(library, name, source)
+    kind = _class(transformers, name, source)
     if "quantization_config" in config:
         raise InputError(f"the weights of {source} are quantized already: give the model as it was trained")
     with _quiet_and_offline():
@@ -158,8 +157,9 @@ def _cleaned(value: Any) -> Any:
 @contextmanager
 def _quiet_and_offline() -> Iterator[None]:
     """Keep transformers from writing to the terminal and from asking its hub, and leave its settings as they were."""
-    logging = importlib.import_module(f"{_PACKAGE}.utils.logging")
-    constants: Any = importlib.import_module("huggingface_hub.constants")
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
     verbosity, offline = logging.get_verbosity(), constants.HF_HUB_OFFLINE
     shows_progress = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

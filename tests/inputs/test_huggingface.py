@@ -301,6 +301,17 @@ def test_a_second_layout_in_the_folder_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_the_preparation_of_images_is_told_not_to_be_read(tmp_path: Path) -> None:
+    vit().save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert model.preprocessing is None
+    assert model.notices == (
+        f"{tmp_path / 'preprocessor_config.json'} is not read: say how images are prepared by --qfair-image-size, "
+        "--qfair-mean and --qfair-std",
+    )
+
+
 def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     module = distilbert()
     module.save_pretrained(tmp_path)
