@@ -105,16 +105,21 @@ def load_pretrained(kind: Any, settings: Any, state: Mapping[str, Tensor], sourc
         {
             "missing": sorted(told["missing_keys"]),
             "unexpected": sorted(told["unexpected_keys"]),
-            "of another shape": [
-                f"{name} {tuple(found)}, not {tuple(expected)}"
-                for name, found, expected in sorted(told["mismatched_keys"])
-            ],
+            "of another shape": sorted(map(_mismatch, told["mismatched_keys"])),
         },
         source,
         architecture,
     )
     loaded: nn.Module = module
     return loaded
+
+
+def _mismatch(told: Any) -> str:
+    """Write a mismatch, of which transformers tells the shapes since its version 5."""
+    if isinstance(told, str):
+        return told
+    name, found, expected = told
+    return f"{name} {tuple(found)}, not {tuple(expected)}"
 
 
 def _named(config: Mapping[str, Any], source: str) -> str:

@@ -303,7 +303,7 @@ def test_a_second_layout_in_the_folder_is_told(tmp_path: Path) -> None:
 
 def test_the_preparation_of_images_is_told_not_to_be_read(tmp_path: Path) -> None:
     vit().save_pretrained(tmp_path)
-    transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
     model = load_model(tmp_path)
     assert model.preprocessing is None
     assert model.notices == (
@@ -320,10 +320,11 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     save_file(
         state | {"classifier.weight": torch.zeros(4, 16), "extra": torch.zeros(1)}, tmp_path / "model.safetensors"
     )
+    shapes = " (4, 16), not (3, 16)" if int(transformers.__version__.partition(".")[0]) > 4 else ""
     assert message(tmp_path) == (
         "net does not fit the architecture transformers:DistilBertForSequenceClassification: 1 missing: "
-        "pre_classifier.bias; 1 unexpected: extra; 1 of another shape: classifier.weight (4, 16), not (3, 16); name "
-        "the one it was trained with"
+        f"pre_classifier.bias; 1 unexpected: extra; 1 of another shape: classifier.weight{shapes}; name the one it was "
+        "trained with"
     )
 
 
@@ -338,7 +339,7 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
         ({"architectures": ["Trainer"]}, "net names the architecture Trainer, which is no model of transformers "),
         ({"architectures": ["PreTrainedModel"]}, "net names the architecture PreTrainedModel, which is no model of "),
         ({"architectures": ["os.system"]}, "net names the architecture os.system, which is no model of transformers "),
-        ({"n_heads": "many"}, "transformers cannot use the configuration of net: "),
+        ({"n_heads": "many"}, "transformers cannot "),
         ({"n_heads": 5}, "transformers cannot "),
         ({"quantization_config": {"load_in_8bit": True}}, "the weights of net are quantized already: give the model"),
     ],
