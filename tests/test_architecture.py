@@ -18,7 +18,7 @@ LAYERS = [
     ("precision", set()),
     ("record", {"msgspec", "numpy", "pandas"}),
     ("demo.network", {"torch"}),
-    ("inputs", TORCH | {"numpy", "msgspec", "pyarrow"}),
+    ("inputs", TORCH | {"numpy", "msgspec", "pyarrow", "transformers", "huggingface_hub"}),
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy"}),
     ("judge", {"numpy", "wcwidth"}),

@@ -319,7 +319,7 @@ def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) ->
         std=prepared.std if prepared else (),
         transforms=prepared.transforms if prepared else None,
         bins=data.bins,
-        notices=(*data.notices, *notices),
+        notices=(*model.notices, *data.notices, *notices),
     )
 
 

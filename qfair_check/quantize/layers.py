@@ -8,6 +8,7 @@ from qfair_check.errors import InputError
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_WEIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Embedding, nn.EmbeddingBag)
+_CONV1D = "transformers.pytorch_utils.Conv1D"  # a linear layer, its weight transposed, as in GPT-2
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -34,7 +35,7 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
     """
     seen: set[int] = set()
     for prefix, layer in module.named_modules():
-        axis = 1 if isinstance(layer, _TRANSPOSED) else 0
+        axis = 1 if isinstance(layer, _TRANSPOSED) or _is_conv1d(layer) else 0
         for name in _weight_names(layer):
             weight = getattr(layer, name)
             full_name = f"{prefix}.{name}" if prefix else name
@@ -44,8 +45,12 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
                 yield full_name, weight, axis
 
 
+def _is_conv1d(layer: nn.Module) -> bool:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}" == _CONV1D
+
+
 def _weight_names(layer: nn.Module) -> list[str]:
-    if isinstance(layer, _ONE_WEIGHT):
+    if isinstance(layer, _ONE_WEIGHT) or _is_conv1d(layer):
         return ["weight"]
     if isinstance(layer, nn.MultiheadAttention):
         return [name for name in _ATTENTION_WEIGHTS if getattr(layer, name) is not None]

@@ -89,7 +89,7 @@ ON_PARQUET = (*MODEL, "--qfair-data=rows.parquet", "--qfair-features=a,b")
 ON_FOLDER = (*MODEL, "--qfair-data=images")
 CASES = {
     "no model file": (nothing, ("--qfair-model=gone.pt", *DATA), "there is no model file gone.pt: give a model file *"),
-    "model is a folder": (nothing, ("--qfair-model=.", *DATA), ". is a folder: give a model file *"),
+    "model is a folder": (nothing, ("--qfair-model=.", *DATA), ". is a folder without weights: give a model file*"),
     "cut model": (cut("tiny.safetensors"), BOTH, "cannot read tiny.safetensors as safetensors (truncated *"),
     "evil": (
         evil,
