@@ -17,8 +17,12 @@ from qfair_check.errors import InputError, UntrustedPickleError
 from qfair_check.inputs.architecture import make_working_directory_importable
 from qfair_check.inputs.options import Preprocessing
 from qfair_check.inputs.paths import require_file
+from qfair_check.inputs.pt2_program import load_program
+from qfair_check.inputs.pt2_scan import is_program
+from qfair_check.inputs.scripted import load_scripted
+from qfair_check.inputs.trusted_program import load_trusted_program
 
-_SUFFIXES = (".safetensors", ".pt", ".pth")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2")
 _ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)})"
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _AVERAGED = "n_averaged"
@@ -38,7 +42,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """Read a ``.safetensors``, ``.pt`` or ``.pth`` file.
+    """Read a ``.safetensors``, ``.pt``, ``.pth`` or ``.pt2`` file.
 
     Raises
     ------
@@ -51,7 +55,11 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")
-    return _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path, trust_pickle)
+    if suffix == ".safetensors":
+        return _read_safetensors(path)
+    if suffix == ".pt2" or is_program(path):
+        return Checkpoint(module=_read_program(path, trust_pickle))
+    return _read_torch(path, trust_pickle)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -75,9 +83,21 @@ def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
 
 
+def _read_program(path: Path, trust_pickle: bool) -> nn.Module:
+    try:
+        return load_program(path)
+    except UntrustedPickleError:
+        if not trust_pickle:
+            raise
+    make_working_directory_importable()
+    return load_trusted_program(path)
+
+
 def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
     if trust_pickle:
         make_working_directory_importable()
+        if _is_torchscript(path):
+            return Checkpoint(module=load_scripted(path))
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)

@@ -98,7 +98,7 @@ def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_p
     Parameters
     ----------
     path : path-like
-        A ``.safetensors``, ``.pt`` or ``.pth`` file.
+        A ``.safetensors``, ``.pt``, ``.pth`` or ``.pt2`` file.
     arch : str, optional
         torchvision's name or ``package.module:factory``; needed unless the file names it (`save_model`) or
         holds a whole module.

@@ -1,0 +1,93 @@
+"""A TorchScript file as a module that can be copied and whose weights are parameters."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfair_check.errors import InputError
+
+
+class ScriptedModule(nn.Module):
+    """A scripted or traced module under the names of its own parts.
+
+    Tensors of a loaded or copied script are no parameters, and copies are not even leaves of autograd. Here each
+    is a parameter that shares its memory with the script: a value written into it changes what is computed.
+    """
+
+    _script: torch.jit.ScriptModule
+
+    def __init__(self, script: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        _make_parameters(script)
+        self.__dict__["_script"] = script
+        self._list_parts()
+
+    def _list_parts(self) -> None:
+        script = self._script
+        self._modules = dict(script.named_children())
+        own = {name: value for name, value in script.named_parameters() if "." not in name}
+        self._parameters = dict[str, nn.Parameter | None](own)
+        self._buffers = {name: value for name, value in script.named_buffers() if "." not in name}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the script returns."""
+        return self._script(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "ScriptedModule":
+        """Set the mode of the script."""
+        self.training = mode
+        self._script.train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScriptedModule":
+        self._script._apply(fn)  # type: ignore[no-untyped-call]
+        self._list_parts()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ScriptedModule":
+        with torch.no_grad():
+            duplicate = copy.deepcopy(self._script, memo)
+        for own, other in zip(self.parameters(), duplicate.parameters(), strict=True):
+            other.requires_grad_(own.requires_grad)
+        return ScriptedModule(duplicate)
+
+
+def load_scripted(path: Path) -> nn.Module:
+    """Load a file of torch.jit.save, which runs its code.
+
+    Raises
+    ------
+    InputError
+        If torch cannot load it, or its weights were made constants.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            script = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # trusted code in the file may raise anything
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        raise InputError(f"cannot read {path} as TorchScript (truncated or damaged?): {reason}") from error
+    if not any(True for _ in script.parameters()):
+        raise InputError(
+            f"{path} is TorchScript without parameters: torch.jit.freeze and torch.jit.optimize_for_inference make "
+            "weights constants; save the scripted model before"
+        )
+    return ScriptedModule(script).eval()
+
+
+def _make_parameters(script: torch.jit.ScriptModule) -> None:
+    made: dict[int, nn.Parameter] = {}
+    held: list[Tensor] = []  # an object must live for its id to be its own
+    for module in script.modules():
+        for name, value in list(module._parameters.items()):
+            if value is None or isinstance(value, nn.Parameter):
+                continue
+            held.append(value)
+            if id(value) not in made:
+                made[id(value)] = nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+            setattr(module, name, made[id(value)])
