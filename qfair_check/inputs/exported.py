@@ -46,11 +46,11 @@ class GraphRunner(nn.Module):
 
     def __init__(self, graph: fx.Graph) -> None:
         super().__init__()
-        self.graph = graph
+        self._graph = graph
 
     def forward(self, *values: Any) -> Any:
         """Return the outputs of the graph."""
-        interpreter = fx.Interpreter(self, graph=self.graph)
+        interpreter = fx.Interpreter(self, graph=self._graph)
         interpreter.extra_traceback = False
         return interpreter.run(*values, enable_io_processing=False)
 
@@ -64,7 +64,7 @@ class ExportedModule(GraphRunner):
 
     def __init__(self, graph: fx.Graph, signature: Signature) -> None:
         super().__init__(graph)
-        self.signature = signature
+        self._signature = signature
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returned for this batch.
@@ -79,7 +79,7 @@ class ExportedModule(GraphRunner):
         size, least = self._part(rows)
         self._check_shapes(tensors)
         if least <= rows <= size:
-            return self.signature.rebuild(super().forward(*tensors))
+            return self._signature.rebuild(super().forward(*tensors))
         parts = []
         for start in range(0, rows, size):
             part = [value[start : start + size] for value in tensors]
@@ -88,10 +88,10 @@ class ExportedModule(GraphRunner):
             padded = [_filled_up(value, wanted) for value in part]
             outputs = super().forward(*padded)
             parts.append([_cut(value, wanted, count) for value in outputs])
-        return self.signature.rebuild([_joined(values, rows) for values in zip(*parts, strict=True)])
+        return self._signature.rebuild([_joined(values, rows) for values in zip(*parts, strict=True)])
 
     def _ordered(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        names = [given.name for given in self.signature.inputs]
+        names = [given.name for given in self._signature.inputs]
         found = {**dict(zip(names, args, strict=False)), **kwargs}
         if len(args) > len(names) or found.keys() != set(names) or len(found) != len(args) + len(kwargs):
             given = [f"{len(args)} by position"] * bool(args) + [", ".join(kwargs)] * bool(kwargs)
@@ -106,7 +106,7 @@ class ExportedModule(GraphRunner):
 
     def _part(self, rows: int) -> tuple[int, int]:
         """Return the most and the fewest rows that the program takes at once."""
-        first = {given.sizes[:1] for given in self.signature.inputs}
+        first = {given.sizes[:1] for given in self._signature.inputs}
         fixed = {sizes[0] for sizes in first if sizes and isinstance(sizes[0], int)}
         if len(fixed) > 1 or () in first:
             raise MeasureError(
@@ -116,20 +116,20 @@ class ExportedModule(GraphRunner):
         if fixed:
             (size,) = fixed
             return max(size, 1), max(size, 1)
-        ranges = [self.signature.ranges[str(sizes[0])] for sizes in first if sizes[0] in self.signature.ranges]
+        ranges = [self._signature.ranges[str(sizes[0])] for sizes in first if sizes[0] in self._signature.ranges]
         least = max((low for low, _ in ranges), default=1)
         most = min((high for _, high in ranges if high is not None), default=max(rows, least, 1))
         return max(most, 1), least
 
     def _check_shapes(self, tensors: Sequence[Tensor]) -> None:
         known: dict[str, int] = {}
-        for position, (given, value) in enumerate(zip(self.signature.inputs, tensors, strict=True)):
+        for position, (given, value) in enumerate(zip(self._signature.inputs, tensors, strict=True)):
             fits = value.ndim == len(given.sizes) and (value.ndim == 0 or value.shape[0] == tensors[0].shape[0])
             for size, expected in zip(value.shape[1:], given.sizes[1:], strict=False):
                 if isinstance(expected, int):
                     fits = fits and size == expected
                 else:
-                    low, high = self.signature.ranges.get(expected, (0, None))
+                    low, high = self._signature.ranges.get(expected, (0, None))
                     fits = fits and known.setdefault(expected, size) == size
                     fits = fits and low <= size <= (math.inf if high is None else high)
             if not fits:
@@ -142,11 +142,12 @@ class ExportedModule(GraphRunner):
     def _size(self, expected: int | str) -> str:
         if isinstance(expected, int):
             return str(expected)
-        low, high = self.signature.ranges.get(expected, (0, None))
+        low, high = self._signature.ranges.get(expected, (0, None))
         return f"{low} to {high}" if high is not None else f"{low} or more"
 
     def train(self, mode: bool = True) -> "ExportedModule":
-        """Change nothing: a program stays as it was exported."""
+        """Stay in eval mode: a program is what it was exported as."""
+        super().train(False)
         return self
 
 

@@ -20,6 +20,8 @@ from qfair_check.inputs.architecture import build_architecture, check_named_by_f
 from qfair_check.inputs.checkpoint import PREFIXES, Checkpoint, read_checkpoint
 from qfair_check.inputs.images import check_preprocessing
 from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
+from qfair_check.inputs.scripted import ScriptedModule
+from qfair_check.inputs.trusted_program import program_module
 from qfair_check.inputs.wording import listed
 
 DEMO = "demo"
@@ -76,7 +78,7 @@ def state_sha256(state: Mapping[str, Any]) -> str:
 
 
 def as_model(given: object) -> Model:
-    """Take a `Model`, a `torch.nn.Module` or a plain callable.
+    """Take a `Model`, a `torch.nn.Module`, a `torch.export.ExportedProgram` or a plain callable.
 
     Raises
     ------
@@ -85,6 +87,10 @@ def as_model(given: object) -> Model:
     """
     if isinstance(given, Model):
         return given
+    if isinstance(given, torch.export.ExportedProgram):
+        return Model(program_module(given))
+    if isinstance(given, torch.jit.ScriptModule):
+        return Model(ScriptedModule.copy_of(given))
     if isinstance(given, nn.Module) or callable(given):
         return Model(given)
     raise InputError(

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 
 
-def adapt(module: nn.Module, path: Path) -> None:
+def adapt(module: nn.Module, source: str) -> None:
     """Prepare the graphs of a program, in place.
 
     Whatever a graph makes on a device of its own is made on that of its inputs. Weights that are all of one other
@@ -30,12 +29,13 @@ def adapt(module: nn.Module, path: Path) -> None:
     kinds = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
     narrow = kinds.pop() if len(kinds) == 1 else torch.float32
     for inner in module.modules():
-        graph = getattr(inner, "graph", None)
+        graph = inner.__dict__.get("_graph")
         if isinstance(graph, fx.Graph):
             active = next(_active_in_training(graph), None)
             if active:
-                raise InputError(f"{path} was exported in training mode ({active} is active): export model.eval()")
+                raise InputError(f"{source} was exported in training mode ({active} is active): export model.eval()")
             _follow_inputs(graph, narrow if narrow in _FLOATS else None)
+    module.eval()
 
 
 def _active_in_training(graph: fx.Graph) -> Iterator[str]:

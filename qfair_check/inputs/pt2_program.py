@@ -83,7 +83,7 @@ class _Reader:
         self._hold_tensors(module)
         self._nodes(self._program["graph"], graph, values, module)
         graph.output(tuple(self._outputs(graph, values)))
-        adapt(module, self._path)
+        adapt(module, str(self._path))
         return module
 
     def _inputs(self, call: _Json) -> tuple[fx.Graph, tuple[ProgramInput, ...], dict[str, Any]]:

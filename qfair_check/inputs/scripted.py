@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qfair_check.errors import InputError
+from qfair_check.errors import InputError, MeasureError
 
 
 class ScriptedModule(nn.Module):
@@ -27,6 +27,15 @@ class ScriptedModule(nn.Module):
         self.__dict__["_script"] = script
         self._list_parts()
 
+    @classmethod
+    def copy_of(cls, script: torch.jit.ScriptModule) -> "ScriptedModule":
+        """Leave a script of the caller as it is, with its own tensors."""
+        with torch.no_grad():
+            duplicate = copy.deepcopy(script)
+        for own, other in zip(script.parameters(), duplicate.parameters(), strict=True):
+            other.requires_grad_(own.requires_grad)
+        return cls(duplicate)
+
     def _list_parts(self) -> None:
         script = self._script
         self._modules = dict(script.named_children())
@@ -35,8 +44,20 @@ class ScriptedModule(nn.Module):
         self._buffers = {name: value for name, value in script.named_buffers() if "." not in name}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the script returns."""
-        return self._script(*args, **kwargs)
+        """Return what the script returns.
+
+        Raises
+        ------
+        MeasureError
+            If it fails, with its reason alone: torch adds the source code of the script.
+        """
+        try:
+            return self._script(*args, **kwargs)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            if len(lines) < 2 or "TorchScript" not in str(error):
+                raise
+            raise MeasureError(f"TorchScript failed: {lines[-1]}") from error
 
     def train(self, mode: bool = True) -> "ScriptedModule":
         """Set the mode of the script."""
@@ -50,11 +71,7 @@ class ScriptedModule(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ScriptedModule":
-        with torch.no_grad():
-            duplicate = copy.deepcopy(self._script, memo)
-        for own, other in zip(self.parameters(), duplicate.parameters(), strict=True):
-            other.requires_grad_(own.requires_grad)
-        return ScriptedModule(duplicate)
+        return self.copy_of(self._script)
 
 
 def load_scripted(path: Path) -> nn.Module:

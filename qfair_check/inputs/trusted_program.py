@@ -1,5 +1,6 @@
 """An exported program that torch itself loads, of a file that the user trusts."""
 
+import copy
 import io
 import warnings
 from functools import partial
@@ -26,15 +27,31 @@ def load_trusted_program(path: Path) -> nn.Module:
     try:
         with warnings.catch_warnings(action="ignore"):
             program = torch.export.load(io.BytesIO(path.read_bytes()))
-            inner = program.module(check_guards=False)
     except Exception as error:  # trusted code in the file may raise anything
         raise InputError(
             f"torch.export.load cannot load {path}: {type(error).__name__}: {str(error).strip()[:300]}"
         ) from error
-    return _as_exported(program, inner, path)
+    return program_module(program, str(path))
 
 
-def _as_exported(program: torch.export.ExportedProgram, inner: fx.GraphModule, path: Path) -> ExportedModule:
+def program_module(program: torch.export.ExportedProgram, source: str = "the exported program") -> nn.Module:
+    """Return an exported program as a module of its own.
+
+    Parameters
+    ----------
+    program : torch.export.ExportedProgram
+        Left as it is.
+    source : str
+        What it is called in errors.
+
+    Raises
+    ------
+    InputError
+        If it takes anything but tensors, or was exported in training mode.
+    """
+    made = program.module(check_guards=False)
+    _tie(made)
+    inner = copy.deepcopy(made)
     graph, taken = fx.Graph(), dict[fx.Node, Any]()
     kept: list[tuple[int | str, ...] | None] = []
     for node in inner.graph.nodes:
@@ -51,7 +68,7 @@ def _as_exported(program: torch.export.ExportedProgram, inner: fx.GraphModule, p
     args, kwargs = spec.children()
     if not all(leaf.is_leaf() for leaf in (*args.children(), *kwargs.children())) or len(kept) != spec.num_leaves:
         raise InputError(
-            f"{path} takes inputs that are nested in lists or mappings: export a module whose forward takes tensors"
+            f"{source} takes inputs that are nested in lists or mappings: export a module whose forward takes tensors"
         )
     positional = [f"input_{index}" for index in range(args.num_children)]
     call = program.module_call_graph[0].signature
@@ -66,14 +83,17 @@ def _as_exported(program: torch.export.ExportedProgram, inner: fx.GraphModule, p
     module._modules = inner._modules
     module._non_persistent_buffers_set = inner._non_persistent_buffers_set
     _register_constants(module, inner)
-    _tie(module)
-    adapt(module, path)
+    for name, _ in list(module.named_buffers()):
+        if name not in program.state_dict:  # a constant, which the state dict of the model does not have
+            folder, _, last = name.rpartition(".")
+            module.get_submodule(folder)._non_persistent_buffers_set.add(last)
+    adapt(module, source)
     return module
 
 
 def _register_constants(module: ExportedModule, inner: fx.GraphModule) -> None:
     """Make buffers of tensors that are mere attributes, so that they are copied and moved with the module."""
-    for node in module.graph.find_nodes(op="get_attr"):
+    for node in module._graph.find_nodes(op="get_attr"):
         folder, _, last = str(node.target).rpartition(".")
         owner = inner.get_submodule(folder)
         value = getattr(owner, last)

@@ -195,10 +195,8 @@ _TRANSPOSED: _Slot = (6, ("transposed",), 0)
 
 
 def _graph(module: object) -> fx.Graph | None:
-    """Return the graph of operators that a module runs, if it runs one; that of TorchScript is of another kind."""
-    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
-        return None
-    graph = getattr(module, "graph", None)
+    """Return the graph of operators that a module runs, if it runs one; it may have a layer called graph."""
+    graph = module.__dict__.get("_graph") if isinstance(module, nn.Module) else None
     return graph if isinstance(graph, fx.Graph) else None
 
 

@@ -1,6 +1,7 @@
 """Which tensors of a module are quantized."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,7 +72,9 @@ def _weight_names(layer: nn.Module, kind: type) -> list[str]:
     if issubclass(kind, nn.MultiheadAttention):
         return [name for name in _ATTENTION_WEIGHTS if getattr(layer, name, None) is not None]
     if issubclass(kind, nn.RNNBase):
-        return [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_")]
+        # TorchScript of a trace keeps parameters alone, and a pruned layer has a name that is no parameter
+        names: Any = getattr(layer, "_flat_weights_names", None) or dict(layer.named_parameters(recurse=False))
+        return [name for name in names if name.startswith("weight_")]
     return ["weight_ih", "weight_hh"] if issubclass(kind, nn.RNNCellBase) else []
 
 

@@ -238,25 +238,25 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert message(tmp_path) == "net is a folder: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path) == "net is a folder: give a model file (.safetensors, .pt, .pth, .pt2)"
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "net.onnx", "folder/net.pt"])
 def test_a_missing_file(tmp_path: Path, name: str) -> None:
-    assert message(tmp_path / name) == "there is no model file net: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path / name) == "there is no model file net: give a model file (.safetensors, .pt, .pth, .pt2)"
 
 
 def test_a_dangling_link(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     path.symlink_to(tmp_path / "gone.pt")
-    assert message(path) == "there is no model file net: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == "there is no model file net: give a model file (.safetensors, .pt, .pth, .pt2)"
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net", "net.txt", "net.safetensors.gz"])
 def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x08\x07")
-    assert message(path) == "net is of a kind that cannot be read: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == "net is of a kind that cannot be read: give a model file (.safetensors, .pt, .pth, .pt2)"
 
 
 @pytest.mark.skipif(not Path(os.devnull).is_char_device(), reason="there is no null device")
@@ -264,19 +264,21 @@ def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
 def test_a_device(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
     path.symlink_to(os.devnull)
-    assert message(path) == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth, .pt2)"
     assert "is a device or a pipe" in message(Path(os.devnull))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.pt")
-    assert message(tmp_path / "net.pt") == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth)"
+    assert (
+        message(tmp_path / "net.pt") == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth, .pt2)"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_an_empty_file(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"net{suffix}").touch()
-    assert message(tmp_path / f"net{suffix}") == "net is empty: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path / f"net{suffix}") == "net is empty: give a model file (.safetensors, .pt, .pth, .pt2)"
 
 
 def test_a_checkpoint_that_contains_itself(tmp_path: Path) -> None:
