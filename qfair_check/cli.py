@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     audit = _command(commands, "audit", "measure a model on grouped data and save the audit", _AUDIT_EXAMPLES)
-    audit.add_argument("model", type=not_empty, metavar="MODEL", help="a .safetensors, .pt or .pth file, or demo")
+    audit.add_argument("model", type=not_empty, metavar="MODEL", help="a .safetensors, .pt, .pth or .pt2 file, or demo")
     _add(audit, MODEL_OPTIONS + DATA_OPTIONS + MEASURE_OPTIONS)
     audit.add_argument("--out", type=not_empty, metavar="FILE", required=True, help="where to write the audit (JSON)")
     audit.set_defaults(run=_audit)

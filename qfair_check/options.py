@@ -101,7 +101,7 @@ JUDGE_OPTIONS = (
     ),
 )
 PLUGIN_OPTIONS = (
-    Option("model", "model to gate: .safetensors, .pt or .pth, or demo for an embedded example", "FILE"),
+    Option("model", "model to gate: .safetensors, .pt, .pth or .pt2, or demo for an embedded example", "FILE"),
     *MODEL_OPTIONS,
     *DATA_OPTIONS,
     *MEASURE_OPTIONS,

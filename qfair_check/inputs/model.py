@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from qfair_check.errors import InputError, OptionError
@@ -91,6 +91,11 @@ def as_model(given: object) -> Model:
         return Model(program_module(given))
     if isinstance(given, torch.jit.ScriptModule):
         return Model(ScriptedModule.copy_of(given))
+    if isinstance(given, fx.GraphModule) and "eval" in given.__dict__:
+        raise InputError(
+            "the model is the module of an exported program, which has no eval mode: give the program itself "
+            "(torch.export.ExportedProgram)"
+        )
     if isinstance(given, nn.Module) or callable(given):
         return Model(given)
     raise InputError(

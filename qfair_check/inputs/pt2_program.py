@@ -98,13 +98,13 @@ class _Reader:
                 if form == "as_tensor":
                     values[value["name"]] = placeholder(graph, len(sizes))
                     sizes.append(self._sizes(value["name"]))
-                elif form in _CONSTANTS:
-                    sizes.append(None)
                 else:
                     raise InputError(f"{self._path} takes an input that is no tensor: export it with tensors alone")
             elif kind in _TARGETS:
                 values[what["arg"]["name"]] = graph.get_attr(_checked_name(what[_TARGETS[kind]]))
-            elif kind != "constant_input":
+            elif kind == "constant_input":
+                sizes.append(None)
+            else:
                 raise refused(self._path, f"takes a {kind} as an input")
         names = _input_names(call, self._path)
         inputs = [ProgramInput(name, size) for name, size in zip(names, sizes, strict=True) if size is not None]

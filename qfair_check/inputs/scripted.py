@@ -15,8 +15,8 @@ from qfair_check.errors import InputError, MeasureError
 class ScriptedModule(nn.Module):
     """A scripted or traced module under the names of its own parts.
 
-    Tensors of a loaded or copied script are no parameters, and copies are not even leaves of autograd. Here each
-    is a parameter that shares its memory with the script: a value written into it changes what is computed.
+    Tensors of a loaded or copied script do not count as parameters, and copies are not even leaves of autograd.
+    Here they are both; a value written into one changes what the script computes.
     """
 
     _script: torch.jit.ScriptModule
@@ -98,13 +98,6 @@ def load_scripted(path: Path) -> nn.Module:
 
 
 def _make_parameters(script: torch.jit.ScriptModule) -> None:
-    made: dict[int, nn.Parameter] = {}
-    held: list[Tensor] = []  # an object must live for its id to be its own
-    for module in script.modules():
-        for name, value in list(module._parameters.items()):
-            if value is None or isinstance(value, nn.Parameter):
-                continue
-            held.append(value)
-            if id(value) not in made:
-                made[id(value)] = nn.Parameter(value.detach(), requires_grad=value.requires_grad)
-            setattr(module, name, made[id(value)])
+    """Mark tensors as parameters; new ones in their place would leave behind lists of them, such as an LSTM has."""
+    for value in script.parameters():
+        value._is_param = True

@@ -2,6 +2,7 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,79 @@ def test_a_program_object_is_a_model():
         for parameter in model.module.parameters():
             parameter.zero_()
     assert all(torch.equal(before[name], value) for name, value in program.state_dict.items())
+
+
+def test_the_module_of_a_program_is_no_model():
+    module, given = made("convolutions")
+    with pytest.raises(InputError, match=r"give the program itself \(torch\.export\.ExportedProgram\)$"):
+        as_model(export(module, (given[:8],)).module())
+
+
+def test_a_layer_may_have_any_name(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph, self.signature = nn.Linear(3, 4), nn.ModuleDict({"a-b": nn.Linear(4, 2)})
+
+        def forward(self, x):
+            return self.signature["a-b"](self.graph(x))
+
+    module = Named().eval()
+    loaded = load_model(saved(tmp_path / "net.pt2", module, torch.randn(8, 3), 8))
+    assert loaded.sha256 == state_sha256(module.state_dict())
+
+
+def test_a_buffer_that_the_program_changes_is_changed(tmp_path):
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls.add_(1)
+            return x + self.calls
+
+    loaded = load_model(saved(tmp_path / "net.pt2", Counter(), torch.zeros(4, 2), 4)).module
+    assert [float(loaded(torch.zeros(4, 2))[0, 0]) for _ in range(3)] == [1, 2, 3]
+    assert float(loaded.calls) == 3
+
+
+def test_an_object_as_output_has_its_attributes(tmp_path):
+    @dataclass
+    class Answer:
+        logits: Tensor
+        states: Tensor
+
+    torch.export.register_dataclass(Answer, serialized_type_name="test_exported.Answer")
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Answer(logits=x * 2, states=x)
+
+    loaded = load_model(saved(tmp_path / "net.pt2", Net(), torch.zeros(4, 2), 4)).module
+    assert loaded(torch.ones(6, 2)).logits.tolist() == [[2, 2]] * 6
+
+
+def test_inputs_that_are_none(tmp_path):
+    class Net(nn.Module):
+        def forward(self, x, mask, y):
+            return x + y if mask is None else x
+
+    save(export(Net(), (torch.ones(4, 2), None, torch.ones(4, 2))), tmp_path / "net.pt2")
+    for load in (lambda path: load_model(path).module, load_trusted_program):
+        loaded = load(tmp_path / "net.pt2")
+        assert loaded(torch.ones(5, 2), torch.ones(5, 2)).tolist() == [[2, 2]] * 5
+
+
+def test_nested_inputs_are_refused(tmp_path):
+    class Net(nn.Module):
+        def forward(self, given):
+            return given["x"]
+
+    save(export(Net(), ({"x": torch.ones(4, 2)},)), tmp_path / "net.pt2")
+    for load in (load_model, load_trusted_program):
+        with pytest.raises(InputError, match=r"net\.pt2 takes inputs that are nested in lists or mappings: export a"):
+            load(tmp_path / "net.pt2")
 
 
 @pytest.mark.parametrize("size", ["fixed 1", "fixed 8", "any"])
