@@ -162,6 +162,8 @@ class _Reader:
             raise refused(
                 self._path, f"calls {name[:200]}, which is not one of the operators that are known to be safe"
             )
+        if parts[1] == "torchvision":
+            import torchvision  # noqa: F401 (registers its operators)
         packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
         overload = getattr(packet, parts[3], None)
         if not isinstance(overload, torch._ops.OpOverload) or not _is_plain(overload):
@@ -230,7 +232,7 @@ class _Reader:
             value = self._value(given, graph, values, nn.Module())
             if kind == "user_output":
                 returned.append(value)
-            elif kind == "buffer_mutation":
+            elif kind == "buffer_mutation" and what["buffer_name"] in self._file.weights | self._file.constants:
                 held = graph.get_attr(_checked_name(what["buffer_name"]))
                 graph.call_function(torch.ops.aten.copy_.default, (held, value))
             else:

@@ -36,6 +36,13 @@ DTYPES: Mapping[int, torch.dtype] = {
     11: torch.complex128,
     12: torch.bool,
     13: torch.bfloat16,
+    28: torch.uint16,
+    29: torch.float8_e4m3fn,
+    30: torch.float8_e5m2,
+    31: torch.float8_e4m3fnuz,
+    32: torch.float8_e5m2fnuz,
+    34: torch.uint32,
+    35: torch.uint64,
 }
 
 
@@ -44,8 +51,8 @@ class ProgramFile:
     """What an archive holds: the program as JSON, and tensors by name."""
 
     program: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
-    constants: Mapping[str, Tensor]
+    weights: dict[str, Tensor]
+    constants: dict[str, Tensor]
 
 
 def is_program(path: Path) -> bool:

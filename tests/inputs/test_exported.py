@@ -399,6 +399,17 @@ def test_a_buffer_that_the_program_changes_is_changed(tmp_path):
     assert float(loaded.calls) == 3
 
 
+def test_operators_of_torchvision(tmp_path):
+    class Net(nn.Module):
+        def forward(self, x):
+            boxes = torch.arange(4)[:, None] * torch.tensor([1, 0, 0, 0, 0]) + torch.tensor([0, 0, 0, 4, 4])
+            return torchvision.ops.roi_align(x, boxes.float(), 1).flatten(1)
+
+    x = torch.randn(4, 3, 8, 8)
+    loaded = load_model(saved(tmp_path / "net.pt2", Net(), x, 4)).module
+    assert torch.equal(loaded(x), Net()(x))
+
+
 def test_an_object_as_output_has_its_attributes(tmp_path):
     @dataclass
     class Answer:
