@@ -189,8 +189,10 @@ def _rebuilt(tree: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
     parts = [_rebuilt(child, leaves) for child in tree["children_spec"]]
     if kind in ("builtins.tuple", "builtins.list"):
         return parts if kind == "builtins.list" else tuple(parts)
-    context = json.loads(tree["context"])
-    if kind in ("builtins.dict", "collections.OrderedDict"):
+    context = json.loads(tree["context"]) if isinstance(tree["context"], str) else tree["context"]
+    if kind == "collections.defaultdict":
+        context = context["dict_context"]  # beside the name of a function, which is not looked up
+    if kind in ("builtins.dict", "collections.OrderedDict", "collections.defaultdict"):
         return dict(zip(context, parts, strict=True))
     names = context[0] if context and isinstance(context, list) and isinstance(context[0], list) else context
     if isinstance(names, list) and len(names) == len(parts) and all(isinstance(name, str) for name in names):

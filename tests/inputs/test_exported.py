@@ -1,6 +1,7 @@
 import copy
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -397,6 +398,17 @@ def test_a_buffer_that_the_program_changes_is_changed(tmp_path):
     loaded = load_model(saved(tmp_path / "net.pt2", Counter(), torch.zeros(4, 2), 4)).module
     assert [float(loaded(torch.zeros(4, 2))[0, 0]) for _ in range(3)] == [1, 2, 3]
     assert float(loaded.calls) == 3
+
+
+def test_a_mapping_with_a_default_as_output(tmp_path):
+    class Net(nn.Module):
+        def forward(self, x):
+            answer = defaultdict(list)
+            answer["logits"] = x * 2
+            return answer
+
+    loaded = load_model(saved(tmp_path / "net.pt2", Net(), torch.ones(4, 2), 4)).module
+    assert loaded(torch.ones(6, 2))["logits"].tolist() == [[2, 2]] * 6
 
 
 def test_operators_of_torchvision(tmp_path):

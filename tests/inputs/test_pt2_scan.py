@@ -174,10 +174,9 @@ def signature(program: dict[str, Any]) -> dict[str, Any]:
 
 def output_tree(program: dict[str, Any]) -> None:
     leaf = {"type": None, "context": None, "children_spec": []}
-    context = {"default_factory_module": "evil_of_test", "default_factory_name": "found", "dict_context": '["a"]'}
-    for kind in ("collections.defaultdict", "evil_of_test.found"):
-        tree = {"type": kind, "context": json.dumps(context), "children_spec": [leaf]}
-        signature(program)["out_spec"] = json.dumps([1, tree])
+    context = {"default_factory_module": "evil_of_test", "default_factory_name": "found", "dict_context": ["a"]}
+    tree = {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}
+    signature(program)["out_spec"] = json.dumps([1, tree])
 
 
 def enum_in_tree(program: dict[str, Any]) -> None:
