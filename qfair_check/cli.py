@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "model",
         type=not_empty,
         metavar="MODEL",
-        help="a .safetensors, .pt, .pth, .ckpt or .bin file, a Hugging Face folder, or demo",
+        help="a .safetensors, .pt, .pth, .pt2, .ckpt or .bin file, a Hugging Face folder, or demo",
     )
     _add(audit, MODEL_OPTIONS + DATA_OPTIONS + MEASURE_OPTIONS)
     audit.add_argument("--out", type=not_empty, metavar="FILE", required=True, help="where to write the audit (JSON)")

@@ -120,7 +120,11 @@ JUDGE_OPTIONS = (
     ),
 )
 PLUGIN_OPTIONS = (
-    Option("model", "model to gate: .safetensors, .pt, .pth, .ckpt or .bin, a Hugging Face folder, or demo", "FILE"),
+    Option(
+        "model",
+        "model to gate: .safetensors, .pt, .pth, .pt2, .ckpt or .bin, a Hugging Face folder, or demo",
+        "FILE",
+    ),
     *MODEL_OPTIONS,
     *DATA_OPTIONS,
     *MEASURE_OPTIONS,

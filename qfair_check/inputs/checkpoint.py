@@ -21,10 +21,14 @@ from qfair_check.inputs.fit import PREFIXES
 from qfair_check.inputs.huggingface import WEIGHTS, described_in, weights_in
 from qfair_check.inputs.options import Preprocessing
 from qfair_check.inputs.paths import require_file
+from qfair_check.inputs.pt2_program import load_program
+from qfair_check.inputs.pt2_scan import is_program
+from qfair_check.inputs.scripted import load_scripted
 from qfair_check.inputs.shards import INDEX, read_shards
+from qfair_check.inputs.trusted_program import load_trusted_program
 from qfair_check.inputs.wording import listed
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2", ".ckpt", ".bin")
 _ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)}), or a folder of Hugging Face"
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _AVERAGED = "n_averaged"
@@ -89,7 +93,11 @@ def _read_file(path: Path, trust_pickle: bool) -> Checkpoint:
 
 
 def _read(path: Path, suffix: str, trust_pickle: bool) -> Checkpoint:
-    return _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path, trust_pickle)
+    if suffix == ".safetensors":
+        return _read_safetensors(path)
+    if suffix == ".pt2" or is_program(path):
+        return Checkpoint(module=_read_program(path, trust_pickle))
+    return _read_torch(path, trust_pickle)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -113,9 +121,21 @@ def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
 
 
+def _read_program(path: Path, trust_pickle: bool) -> nn.Module:
+    try:
+        return load_program(path)
+    except UntrustedPickleError:
+        if not trust_pickle:
+            raise
+    make_working_directory_importable()
+    return load_trusted_program(path)
+
+
 def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
     if trust_pickle:
         make_working_directory_importable()
+        if _is_torchscript(path):
+            return Checkpoint(module=load_scripted(path))
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)

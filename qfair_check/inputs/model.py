@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from qfair_check.errors import InputError, OptionError
@@ -22,6 +22,8 @@ from qfair_check.inputs.fit import check_fit, missing, named_as, place
 from qfair_check.inputs.images import check_preprocessing
 from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.pretrained import is_pretrained, load_pretrained, pretrained_model
+from qfair_check.inputs.scripted import ScriptedModule
+from qfair_check.inputs.trusted_program import program_module
 
 DEMO = "demo"
 
@@ -80,7 +82,7 @@ def state_sha256(state: Mapping[str, Any]) -> str:
 
 
 def as_model(given: object) -> Model:
-    """Take a `Model`, a `torch.nn.Module` or a plain callable.
+    """Take a `Model`, a `torch.nn.Module`, a `torch.export.ExportedProgram` or a plain callable.
 
     Raises
     ------
@@ -89,6 +91,15 @@ def as_model(given: object) -> Model:
     """
     if isinstance(given, Model):
         return given
+    if isinstance(given, torch.export.ExportedProgram):
+        return Model(program_module(given))
+    if isinstance(given, torch.jit.ScriptModule):
+        return Model(ScriptedModule.copy_of(given))
+    if isinstance(given, fx.GraphModule) and "eval" in given.__dict__:
+        raise InputError(
+            "the model is the module of an exported program, which has no eval mode: give the program itself "
+            "(torch.export.ExportedProgram)"
+        )
     if isinstance(given, nn.Module) or callable(given):
         return Model(given)
     raise InputError(
@@ -102,7 +113,7 @@ def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_p
     Parameters
     ----------
     path : path-like
-        A ``.safetensors``, ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file, the index of a sharded one, or a
+        A ``.safetensors``, ``.pt``, ``.pth``, ``.pt2``, ``.ckpt`` or ``.bin`` file, the index of a sharded one, or a
         folder as ``save_pretrained`` of Hugging Face writes it.
     arch : str, optional
         torchvision's name or ``package.module:factory``; needed unless the file names it (`save_model`),

@@ -25,7 +25,7 @@ REFUSED = (
     "(torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) and name the architecture, "
     "or, if you made the file yourself, pass --qfair-trust-pickle"
 )
-ACCEPTED = "give a model file (.safetensors, .pt, .pth, .ckpt, .bin), or a folder of Hugging Face"
+ACCEPTED = "give a model file (.safetensors, .pt, .pth, .pt2, .ckpt, .bin), or a folder of Hugging Face"
 
 
 class Malicious:
