@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import secrets
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.array_files import ArrayFile, read_array_file
 from qfair_check.inputs.grouped import Blocks, GroupedData, Inputs
+from qfair_check.inputs.identity import token
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
@@ -281,7 +281,7 @@ def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
             f"the Dataset x gives a {type(first).__name__} for each sample: let it give the model's input alone, and "
             "pass the labels as y; or pass a Dataset of (x, y) or (x, y, group) alone"
         )
-    return Inputs(x, len(x), secrets.token_hex(32))
+    return Inputs(x, len(x), token(x))
 
 
 def _holds_a_label(sample: object) -> bool:

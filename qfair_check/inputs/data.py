@@ -1,7 +1,6 @@
 """Grouped data from a file, from Python objects, or from the embedded demo."""
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,6 +16,7 @@ from qfair_check.inputs.csv_table import read_csv
 from qfair_check.inputs.factory import read_factory
 from qfair_check.inputs.grouped import Blocks as Blocks
 from qfair_check.inputs.grouped import GroupedData as GroupedData
+from qfair_check.inputs.identity import token
 from qfair_check.inputs.labelled import LabelledData as LabelledData
 from qfair_check.inputs.labelled import labelled
 from qfair_check.inputs.manifest import grouped_table
@@ -167,7 +167,7 @@ def as_samples(given: object) -> GroupedData | LabelledData:
     if isinstance(given, GroupedData | LabelledData):
         return given
     if isinstance(given, Dataset):
-        return labelled(given, "python", secrets.token_hex(32))
+        return labelled(given, "python", token(given))
     if isinstance(given, tuple) and len(given) in (2, 3):
         return grouped_data(*given)
     if isinstance(given, Mapping) and {"x", "y"} <= set(given) <= {"x", "y", "group"}:

@@ -231,7 +231,8 @@ def test_a_dataset_is_used_as_it_is() -> None:
     assert data.inputs is squares
     assert data.preprocessing is None
     assert rows(data).flatten().tolist() == [0.0, 1.0, 4.0]
-    assert data.key != grouped_data(squares, [0, 1, 0]).key
+    assert data.key == grouped_data(squares, [0, 1, 0]).key
+    assert data.key != grouped_data(Squares(3), [0, 1, 0]).key
 
 
 def test_datasets_that_cannot_be_used() -> None:

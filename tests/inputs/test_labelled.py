@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import qfair_check
 from qfair_check.errors import InputError
+from qfair_check.inputs.data import as_samples
 from qfair_check.inputs.labelled import labelled
 from qfair_check.measure.chunks import chunks
 
@@ -246,3 +247,9 @@ def test_samples_are_read_once_and_in_order():
     asked = []
     measured(Made(lambda index: asked.append(index) or triple(index)))
     assert asked == list(range(SIZE))
+
+
+def test_one_data_set_is_one_key_and_two_are_two():
+    data = Made(triple)
+    assert as_samples(data).key == as_samples(data).key
+    assert as_samples(data).key != as_samples(Made(triple)).key
