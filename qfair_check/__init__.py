@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qfair_check.judge.assertions import assert_sparsity_below as assert_sparsity_below
     from qfair_check.judge.assertions import assert_worst_group_accuracy_above as assert_worst_group_accuracy_above
     from qfair_check.judge.limits import gate_limits as gate_limits
+    from qfair_check.judge.pareto_assertion import assert_on_pareto_front as assert_on_pareto_front
     from qfair_check.judge.text import describe as describe
     from qfair_check.judge.verdicts import Outcome as Outcome
     from qfair_check.judge.verdicts import Verdict as Verdict
@@ -64,6 +65,7 @@ _HOMES = {
         "assert_worst_group_accuracy_above",
     ),
     "qfair_check.judge.limits": ("gate_limits",),
+    "qfair_check.judge.pareto_assertion": ("assert_on_pareto_front",),
     "qfair_check.judge.text": ("describe",),
     "qfair_check.judge.verdicts": ("Outcome", "Verdict", "judge_audit"),
     "qfair_check.measure.run": ("audit",),

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
+from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.precision import FP32, Precision
-from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, fvo, fvo_increase
+from qfair_check.record import SCHEMA_VERSION, Audit, Measures, PrecisionResult, Weights
 
 _LARGEST_COSINE_DISTANCE = 2 + 1e-9
 _COUNTS = (
@@ -159,11 +161,21 @@ def _contradiction_at(result: PrecisionResult, audit: Audit) -> str | None:
         return "the FVO is not that of the groups"
     if result.fvo_increase not in (None, fvo_increase(result.groups, audit.fp32.groups)):
         return "the FVO increase is not that of the groups"
-    weights = result.weights
+    return _contradiction_in_weights(result.weights)
+
+
+def _contradiction_in_weights(weights: Weights) -> str | None:
     if weights.zeros > weights.elements:
         return "more weights are zero than there are"
     if weights.sparsity != (weights.zeros / weights.elements if weights.elements else None):
         return "the sparsity is not zeros / elements"
+    layers = weights.layers
+    if any(max(layer.zeros, layer.clipped) > layer.elements for layer in layers):
+        return "more weights of a layer are counted than there are"
+    counted = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
+    moved = sum(layer.weight_difference for layer in layers)
+    if counted != (weights.elements, weights.zeros) or not isclose(moved, weights.weight_difference):
+        return "the layers do not add up to the weights"
     return None
 
 

@@ -11,6 +11,7 @@ from qfair_check.options import (
     DATA_OPTIONS,
     JUDGE_OPTIONS,
     MEASURE_OPTIONS,
+    MIN_GROUP_SIZE,
     MODEL_OPTIONS,
     Lookup,
     Option,
@@ -36,6 +37,19 @@ _GATE_EXAMPLES = """examples:
 
 exit codes: 0 every limit holds, 1 a limit is broken or cannot be judged, 2 interrupted, 4 the audit cannot be
 read or an option makes no sense
+"""
+_COMPARE_EXAMPLES = """examples:
+  qfair compare absmax.json mse.json
+  qfair compare audit.json --bits 8,4 --min-group-size 50
+
+exit codes: 0 the table is printed, 2 interrupted, 4 an audit cannot be read, the audits are of other samples, or
+an option makes no sense
+"""
+_LAYERS_EXAMPLES = """examples:
+  qfair layers audit.json
+  qfair layers audit.json --bits 4
+
+exit codes: 0 the tables are printed, 2 interrupted, 4 the audit cannot be read or an option makes no sense
 """
 
 
@@ -71,7 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     audit = _command(commands, "audit", "measure a model on grouped data and save the audit", _AUDIT_EXAMPLES)
-    audit.add_argument("model", type=not_empty, metavar="MODEL", help="a .safetensors, .pt or .pth file, or demo")
+    audit.add_argument(
+        "model",
+        type=not_empty,
+        metavar="MODEL",
+        help="a .safetensors, .pt, .pth, .pt2, .ckpt or .bin file, a Hugging Face folder, or demo",
+    )
     _add(audit, MODEL_OPTIONS + DATA_OPTIONS + MEASURE_OPTIONS)
     audit.add_argument("--out", type=not_empty, metavar="FILE", required=True, help="where to write the audit (JSON)")
     audit.set_defaults(run=_audit)
@@ -83,6 +102,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add(gate, JUDGE_OPTIONS)
     gate.set_defaults(run=_gate)
+
+    compare = _command(
+        commands, "compare", "show which precisions of saved audits are on the Pareto front", _COMPARE_EXAMPLES
+    )
+    compare.add_argument(
+        "audits", type=not_empty, nargs="+", metavar="AUDIT", help="files that qfair audit or --qfair-json wrote"
+    )
+    compare.add_argument(
+        "--bits", type=not_empty, metavar="BITS", help="precisions to compare, such as 8,4 (default: all)"
+    )
+    _add(compare, [MIN_GROUP_SIZE])
+    compare.set_defaults(run=_compare)
+
+    layers = _command(commands, "layers", "show what quantization did to each layer of an audit", _LAYERS_EXAMPLES)
+    layers.add_argument("audit", type=not_empty, metavar="AUDIT", help="a file that qfair audit or --qfair-json wrote")
+    layers.add_argument("--bits", type=not_empty, metavar="BITS", help="precisions to show, such as 8,4 (default: all)")
+    layers.set_defaults(run=_layers)
 
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
     demo.add_argument(
@@ -134,6 +170,18 @@ def _gate(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     from qfair_check.commands import gate_command
 
     return gate_command(parsed.audit, parsed.bits, judge_options(_lookup(parsed)))
+
+
+def _compare(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import compare_command
+
+    return compare_command(parsed.audits, parsed.bits, judge_options(_lookup(parsed)).min_group_size)
+
+
+def _layers(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import layers_command
+
+    return layers_command(parsed.audit, parsed.bits)
 
 
 def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:

@@ -12,11 +12,14 @@ from pathlib import Path
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.limits import check_limits_bind, gate_limits
-from qfair_check.judge.text import describe
+from qfair_check.judge.pareto import candidates_of, standings
+from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
 from qfair_check.options import JudgeOptions, MeasureOptions, as_command_line
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
+from qfair_check.report.compare import render_comparison, short_names
+from qfair_check.report.layers import render_layers
 from qfair_check.report.terminal import render
 
 
@@ -84,6 +87,28 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
     return 1 if any(verdict.outcome in refused for verdict in verdicts) else 0
 
 
+def layers_command(path: str, bits: str | None) -> int:
+    """Show what quantization did to each layer."""
+    audit = Audit.load(path)
+    results = [audit.at(precision) for precision in parse_precisions(bits)] if bits else list(audit.quantized)
+    if not results:
+        raise OptionError("there is nothing to show: fp32 is the baseline, and no other precision is named")
+    _print(render_layers(audit, results, width=_columns()))
+    return 0
+
+
+def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int) -> int:
+    """Show audits side by side, and which of their precisions are on the Pareto front."""
+    for index, path in enumerate(paths):
+        if Path(path).resolve() in [Path(earlier).resolve() for earlier in paths[:index]]:
+            raise OptionError(f"{path} is given twice: name each audit once")
+    audits = [Audit.load(path) for path in paths]
+    names = [printable(name) for name in short_names(paths)]
+    candidates = candidates_of(audits, names, bits=bits, min_group_size=min_group_size)
+    _print(render_comparison(audits, names, standings(candidates), width=_columns()))
+    return 0
+
+
 def demo_command(out: str) -> int:
     """Run the gate on the embedded model in a folder of its own, and say what came of it."""
     folder = Path(out).absolute()
@@ -145,7 +170,11 @@ def _meaning(audit: Audit, passed: Sequence[str], failed: Sequence[str]) -> str:
 
 def _table(audit: Audit, verdicts: Sequence[Verdict]) -> str:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return as_command_line(render(audit, verdicts, width=shutil.get_terminal_size().columns, colour=colour))
+    return as_command_line(render(audit, verdicts, width=_columns(), colour=colour))
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _print(text: str) -> None:

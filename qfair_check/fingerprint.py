@@ -2,16 +2,13 @@
 
 import io
 import pickle
-import secrets
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from qfair_check.inputs.identity import token
 from qfair_check.inputs.model import state_sha256
-
-_tokens: "weakref.WeakKeyDictionary[Callable[..., Any], str]" = weakref.WeakKeyDictionary()
 
 
 def fingerprint(forward: Callable[..., Any]) -> bytes:
@@ -25,16 +22,8 @@ def fingerprint(forward: Callable[..., Any]) -> bytes:
     try:
         _HashedTensors(buffer).dump(forward)
     except Exception:  # pickling runs the model's own code, which may raise anything
-        return _token(forward).encode()
+        return token(forward).encode()
     return buffer.getvalue() + (state_sha256(forward.state_dict()).encode() if isinstance(forward, nn.Module) else b"")
-
-
-def _token(forward: Callable[..., Any]) -> str:
-    fresh = secrets.token_hex(16)
-    try:
-        return _tokens.setdefault(forward, fresh)
-    except TypeError:  # neither hashable nor weakly referable: equal to nothing, so measured each time
-        return fresh
 
 
 class _HashedTensors(pickle.Pickler):

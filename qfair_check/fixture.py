@@ -1,8 +1,12 @@
 """What a test gets from the qfair fixture."""
 
+import os
+from dataclasses import replace
+
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
 from qfair_check.judge.limits import CHECKS, Limit
+from qfair_check.judge.pareto_assertion import assert_on_pareto_front
 from qfair_check.judge.verdicts import Verdict, judge_audit, judge_one
 from qfair_check.options import JudgeOptions
 from qfair_check.precision import Precision
@@ -105,6 +109,26 @@ class QFair:
         """Assert that no group's mean cosine distance of logits from fp32 is above the limit."""
         __tracebackhide__ = True
         self._assert("cosine-distance", max_cosine_distance)
+
+    def assert_on_pareto_front(self, *others: Audit | str | os.PathLike[str]) -> None:
+        """Assert that no precision of the other audits, given or saved, is better than this one.
+
+        Better is as good in both overall accuracy and FVO, and better in one.
+
+        Raises
+        ------
+        FairnessError
+            With who is better and by how much.
+        """
+        __tracebackhide__ = True
+        if not others:
+            raise OptionError("there is nothing to compare with: give other audits, or the files that hold them")
+        assert_on_pareto_front(
+            replace(self.audit, precisions=(self.fp32, self.result)),
+            *(other if isinstance(other, Audit) else Audit.load(other) for other in others),
+            min_group_size=self._judging.min_group_size,
+            insufficient=self._judging.insufficient,
+        )
 
     def _assert(self, name: str, given: Number | None) -> None:
         __tracebackhide__ = True

@@ -255,7 +255,7 @@ class Gate:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             model, data = self._inputs(session)
             if reporter and self.config.get_verbosity() >= 0:
-                for notice in (*_share_notice(self.config, model), *data.notices):
+                for notice in (*_share_notice(self.config, model), *model.notices, *data.notices):
                     reporter.write_line(f"qfair: {printable(notice)}")
             return _with_progress(self.config, model, data, self.precisions)
 

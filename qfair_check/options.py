@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from qfair_check.errors import OptionError
+from qfair_check.inputs.bins import parse_bins
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.limits import (
     DEFAULT_MIN_GROUP_SIZE,
@@ -59,7 +60,8 @@ MODEL_OPTIONS = (
 DATA_OPTIONS = (
     Option(
         "data",
-        "grouped data: a .csv manifest, an .npz with x, y and optionally group, package.module:function, or demo",
+        "grouped data: a .csv or .parquet manifest, an .npz or .safetensors with x, y and optionally group, a folder "
+        "of images by class or of UTKFace, package.module:function, or demo",
         "FILE",
     ),
     Option("label", "column that holds the true class (default: label)", "COLUMN"),
@@ -68,12 +70,18 @@ DATA_OPTIONS = (
         "columns that make the groups, such as race,gender (default: group, or the class)",
         "COLUMNS",
     ),
+    Option(
+        "bin", "bins of group columns of numbers, such as age=0,18,40,65; the last bin holds both its edges", "BINS"
+    ),
     Option("split", "keep the rows that hold this in the column split, such as test", "VALUE"),
     Option("classes", "label names in the order of the model's outputs, such as cat,dog", "NAMES"),
     Option("features", "columns that are the model's input (default: all others that are left)", "COLUMNS"),
     Option("image-size", "resize images to this many pixels: 64, or height x width as 64x48", "SIZE"),
     Option("mean", "mean of each RGB channel in [0, 1], such as 0.485,0.456,0.406", "VALUES"),
     Option("std", "standard deviation of each RGB channel", "VALUES"),
+    Option(
+        "transforms", "prepare images as torchvision's weights of this name, such as ResNet18_Weights.DEFAULT", "NAME"
+    ),
 )
 MEASURE_OPTIONS = (
     Option("bits", f"precisions to gate, such as 8,4,2 or int8,fp16 (default: {DEFAULT_BITS})", "BITS"),
@@ -99,9 +107,12 @@ LIMIT_OPTIONS = tuple(
     )
     for check in GATE_CHECKS
 )
+MIN_GROUP_SIZE = Option(
+    "min-group-size", f"samples a group needs to be judged (default: {DEFAULT_MIN_GROUP_SIZE})", "N"
+)
 JUDGE_OPTIONS = (
     *LIMIT_OPTIONS,
-    Option("min-group-size", f"samples a group needs to be judged (default: {DEFAULT_MIN_GROUP_SIZE})", "N"),
+    MIN_GROUP_SIZE,
     Option(
         "insufficient",
         "what to do about a limit that cannot be judged (default: fail)",
@@ -109,7 +120,11 @@ JUDGE_OPTIONS = (
     ),
 )
 PLUGIN_OPTIONS = (
-    Option("model", "model to gate: .safetensors, .pt or .pth, or demo for an embedded example", "FILE"),
+    Option(
+        "model",
+        "model to gate: .safetensors, .pt, .pth, .pt2, .ckpt or .bin, a Hugging Face folder, or demo",
+        "FILE",
+    ),
     *MODEL_OPTIONS,
     *DATA_OPTIONS,
     *MEASURE_OPTIONS,
@@ -163,12 +178,14 @@ def data_options(get: Lookup) -> DataOptions | None:
         path=path,
         label=get("label"),
         group_by=_names(get("group_by")),
+        bins=parse_bins(bins) if (bins := get("bin")) else (),
         split=get("split"),
         classes=_names(get("classes")),
         features=_names(get("features")),
         image_size=_image_size(get("image_size")),
         mean=_floats("mean", get("mean")),
         std=_floats("std", get("std")),
+        transforms=get("transforms"),
     )
 
 

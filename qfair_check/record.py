@@ -1,7 +1,6 @@
 """The audit: everything that is known about one model on one grouped data set, as a frozen record."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -29,11 +28,10 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 class Measures:
     """What was measured on one group of samples, or on all of them, at one precision.
 
-    A value that is not defined is None, and `undefined` says why by metric; None without a reason is a metric
-    that the audit does not hold. `correct` counts samples whose
-    largest logit is the true class; the four paired counts compare with fp32 on the same samples; `flips`
-    counts predictions that changed, whether right or wrong. `dtdb` is the histogram of the softmax
-    probability of the true class over 50 equal bins on [0, 1].
+    A value that is not defined is None, and `undefined` says why by metric; None without a reason is a metric that the
+    audit does not hold. `correct` counts samples whose largest logit is the true class; the four paired counts compare
+    with fp32 on the same samples; `flips` counts predictions that changed, whether right or wrong. `dtdb` is the
+    histogram of the softmax probability of the true class over 50 equal bins on [0, 1].
     """
 
     samples: Count
@@ -225,6 +223,8 @@ class InputsRecord:
     image_size: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    transforms: str | None
+    bins: str | None
     notices: tuple[str, ...]
 
 
@@ -298,8 +298,8 @@ class Audit:
     def model_bits(self, precision: str | int | Precision) -> int | None:
         """Return the size of the model's parameters in bits; None if they are unknown.
 
-        Quantized weights count at their bits, and other parameters at 16 for fp16 and bf16, which round them too,
-        and at 32 elsewhere. Scales, zero points and buffers are left out.
+        Quantized weights count at their bits, other parameters at 16 for fp16 and bf16, which round them too, else at
+        32. Scales, zero points and buffers are left out.
 
         Raises
         ------
@@ -377,44 +377,3 @@ class Audit:
         from qfair_check.audit_file import read_audit
 
         return read_audit(Path(path))
-
-
-def accuracy_gap(accuracies: list[Fraction]) -> Fraction:
-    """Return the FVO of the paper's eq. (2): max over pairs of abs(acc_g - acc_g'), exactly.
-
-    Parameters
-    ----------
-    accuracies : list of Fraction
-        One accuracy per group, at least one.
-
-    Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
-
-    Examples
-    --------
-    >>> accuracy_gap([Fraction(9, 10), Fraction(1, 2), Fraction(7, 10)])
-    Fraction(2, 5)
-    """
-    return max(accuracies) - min(accuracies)
-
-
-def fvo(groups: tuple[Measures, ...]) -> float | None:
-    """Return the FVO of all groups; None if any of them has no accuracy, or there are fewer than two.
-
-    Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
-    """
-    gap = exact_fvo(groups)
-    return None if gap is None else float(gap)
-
-
-def fvo_increase(groups: tuple[Measures, ...], baseline: tuple[Measures, ...]) -> float | None:
-    """Return FVO(quantized) - FVO(fp32); None where either is not defined."""
-    after, before = exact_fvo(groups), exact_fvo(baseline)
-    return None if after is None or before is None else float(after - before)
-
-
-def exact_fvo(groups: Sequence[Measures]) -> Fraction | None:
-    """Return the FVO as an exact fraction; None if a group has no accuracy, or there are fewer than two."""
-    accuracies = [accuracy for group in groups if (accuracy := group.exact_accuracy) is not None]
-    if len(accuracies) < len(groups) or len(groups) < 2:
-        return None
-    return accuracy_gap(accuracies)

@@ -10,6 +10,7 @@ import torchvision.models
 
 import qfair_check.demo.train
 import qfair_check.gate
+import qfair_check.inputs.parquet
 import qfair_check.measure.run
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
 from qfair_check.record import (
@@ -26,13 +27,14 @@ from qfair_check.record import (
     Weights,
 )
 
-# pytester forgets what a nested run imports: torch and torchvision cannot be imported twice,
+# pytester forgets what a nested run imports: torch, torchvision and pyarrow cannot be imported twice,
 # and hypothesis takes long.
 PRELOADED = (
     hypothesis.strategies,
     torchvision.models,
     qfair_check.demo.train,
     qfair_check.gate,
+    qfair_check.inputs.parquet,
     qfair_check.measure.run,
 )
 
@@ -124,7 +126,9 @@ def make_audit() -> Callable[..., Audit]:
             settings=Settings("absmax/symmetric/per-tensor", "", "c" * 64, 0, 64, "cpu"),
             groups=tuple(samples),
             precisions=results,
-            inputs=InputsRecord("m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), ()),
+            inputs=InputsRecord(
+                "m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), None, None, ()
+            ),
             run=RunRecord("2026-01-01T00:00:00+00:00", ("qfair",), 1.0, "Linux", 2, 64, 0, {"torch": "2"}),
             outcomes_sha256=outcomes_digest(outcomes),
             outcomes=outcomes,

@@ -18,7 +18,7 @@ LAYERS = [
     ("precision", set()),
     ("record", {"msgspec", "numpy", "pandas"}),
     ("demo.network", {"torch"}),
-    ("inputs", TORCH | {"numpy", "msgspec"}),
+    ("inputs", TORCH | {"numpy", "msgspec", "pyarrow", "transformers", "huggingface_hub"}),
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy"}),
     ("judge", {"numpy", "wcwidth"}),
@@ -37,6 +37,7 @@ LAYERS = [
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]
+OF_RECORD = {"audit_file", "audit_frame", "gaps"}  # the record in other shapes, and what follows from it: one layer
 MEASURING = {"inputs", "quantize", "measure", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 
@@ -48,7 +49,7 @@ def module_name(path: Path) -> str:
 
 
 def layer_of(module: str) -> str:
-    place = "record" if module in ("audit_file", "audit_frame") else module  # the record in other shapes: one layer
+    place = "record" if module in OF_RECORD else module
     return next(name for name in NAMES if place == name or place.startswith(f"{name}."))
 
 

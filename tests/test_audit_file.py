@@ -138,6 +138,22 @@ EDITS = {
     "a distance": (["precisions", 1, "groups", 1, "cosine_distance"], -1.0, "a cosine distance is not from 0 to 2"),
     "zeros": (["precisions", 1, "weights", "zeros"], 1001, "more weights are zero than there are"),
     "sparsity": (["precisions", 1, "weights", "sparsity"], 0.0, "the sparsity is not zeros / elements"),
+    "zeros of a layer": (
+        ["precisions", 1, "weights", "layers", 0, "zeros"],
+        249,
+        "int4: the layers do not add up to the weights",
+    ),
+    "a layer": (["precisions", 1, "weights", "layers"], [], "int4: the layers do not add up to the weights"),
+    "the difference of a layer": (
+        ["precisions", 1, "weights", "layers", 0, "weight_difference"],
+        3.6,
+        "int4: the layers do not add up to the weights",
+    ),
+    "clipped": (
+        ["precisions", 1, "weights", "layers", 0, "clipped"],
+        1001,
+        "int4: more weights of a layer are counted than there are",
+    ),
     "a reason": (
         ["precisions", 1, "groups", 1, "undefined"],
         {"accuracy": "?"},

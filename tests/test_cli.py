@@ -30,7 +30,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"qfair_check {qfair_check.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["audit", "gate", "demo"])
+@pytest.mark.parametrize("command", ["audit", "gate", "compare", "layers", "demo"])
 def test_help_names_every_option_with_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -48,6 +48,11 @@ def test_help_names_every_option_with_an_example(command, capsys):
         (["gate", ""], "the value is empty"),
         (["gate", "audit.json", "--max-group", "1"], "unrecognized arguments: --max-group 1"),
         (["gate", "audit.json", "--insufficient", "never"], "invalid choice: 'never'"),
+        (["compare"], "the following arguments are required: AUDIT"),
+        (["compare", "audit.json", ""], "the value is empty"),
+        (["compare", "audit.json", "--max-fvo", "1"], "unrecognized arguments: --max-fvo 1"),
+        (["layers"], "the following arguments are required: AUDIT"),
+        (["layers", "audit.json", "b.json"], "unrecognized arguments: b.json"),
         (["audit", "demo"], "the following arguments are required: --out"),
         (["audit", "", "--out", "a.json"], "the value is empty"),
     ],
@@ -67,12 +72,27 @@ def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, ca
         (["gate", "audit.json", "--bits", "32"], "there is nothing to judge: fp32 is the baseline"),
         (["gate", "audit.json", "--max-fvo", "nan"], "max_fvo is 'nan': a limit is a number from 0 to 1"),
         (["gate", "audit.json", "--max-fvo", "int2=0.1"], "max_fvo sets a limit for int2, which is not audited"),
+        (["layers", "gone.json"], "there is no audit file gone.json"),
+        (["layers", "audit.json", "--bits", "2"], "the audit holds no int2: it holds fp32, int8, int4;"),
+        (["layers", "audit.json", "--bits", "32"], "there is nothing to show: fp32 is the baseline"),
+        (["compare", "audit.json", "gone.json"], "there is no audit file gone.json"),
+        (["compare", "audit.json", "./audit.json"], "./audit.json is given twice: name each audit once"),
+        (["compare", "audit.json", "--bits", "2"], "no audit holds int2: audit a model again with --bits int2"),
+        (["compare", "audit.json", "--bits", "32"], "there is nothing to compare in audit.json: it holds fp32, int8,"),
+        (["compare", "audit.json", "--bits", "x"], "'x' is not a bit width"),
+        (["compare", "audit.json", "--min-group-size", "0"], "min_group_size is '0': it is a whole number of at least"),
         (["audit", "gone.pt", "--data", "demo", "--out", "a.json"], "there is no model file gone.pt"),
         (["audit", "gone.pt", "--out", "a.json"], "no grouped data is given: pass --data FILE"),
         (["audit", "demo", "--out", "gone/a.json"], "--out gone/a.json: there is no folder"),
         (["audit", "demo", "--out", "."], "--out . is a folder: name a file in it"),
         (["audit", "demo", "--out", "a.json", "--bits", "9"], "'9' is not a bit width"),
-        (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a .csv manifest"),
+        (
+            ["audit", "demo", "--out", "a.json", "--bin", "age=1"],
+            "the bins of 'age' have the edges 1: give at least two",
+        ),
+        (["audit", "demo", "--out", "a.json", "--bin", "age=1,2"], "--bin is for the columns of a manifest"),
+        (["audit", "demo", "--out", "a.json", "--transforms", "x"], "--transforms is for image files"),
+        (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a manifest"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):
@@ -110,6 +130,83 @@ def test_gate_on_what_cannot_be_judged(saved, mode, code, capsys):
     assert "INSUFFICIENT  FVO increase at int8 cannot be judged against the limit 0.05" in told
     assert "--min-group-size" in told
     assert "--qfair-" not in told
+
+
+@pytest.fixture
+def other(saved, make_audit):
+    counts = {"A": 45, "B": 36}
+    (saved.parent / "runs").mkdir()
+    make_audit({"A": 50, "B": 40}, fp32=counts, int4={"A": 44, "B": 31}).save("runs/audit.json")
+    return "runs/audit.json"
+
+
+def test_compare_marks_the_front(saved, other, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["compare", "audit.json", other]) == 0
+    captured = capsys.readouterr()
+    rows = [line.split() for line in captured.out.splitlines() if "audit.json  " in line]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("audit.json", "fp32", "-"),
+        ("audit.json", "int8", "yes"),
+        ("audit.json", "int4", "no"),
+        ("runs/audit.json", "int4", "no"),
+    ]
+    assert captured.err == ""
+    assert main(["compare", "audit.json", other, "--bits", "4"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " int4 " in line]
+    assert [row[-1] for row in rows] == ["no", "yes"]
+    assert main(["compare", "audit.json", "--min-group-size", "41"]) == 0
+    assert "note    int8, int4 cannot be judged: group B has 40 samples" in capsys.readouterr().out
+
+
+def test_compare_needs_the_same_samples(saved, make_audit, capsys):
+    counts = {"A": 45, "B": 36}
+    make_audit({"A": 50, "B": 41}, fp32=counts, int8=counts).save("other.json")
+    assert main(["compare", "audit.json", "other.json"]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "qfair: error: audit.json and other.json cannot be compared: group B has 40 samples in audit.json and 41 in "
+        "other.json; audit both models on the same data with the same groups\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["compare", "layers"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "bad.json is not an audit that qfair_check wrote, or is damaged: "),
+        ("[1, 2]", "bad.json is not an audit that qfair_check wrote, or is damaged: "),
+        ('{"schema_version": 1}', "bad.json has schema version 1, and this qfair_check reads 2: audit the model again"),
+        ('{"schema_version": 2}', "bad.json is not an audit that qfair_check wrote, or is damaged: "),
+    ],
+)
+def test_a_file_that_is_no_audit(saved, command, content, told, capsys):
+    (saved.parent / "bad.json").write_text(content)
+    assert main([command, "bad.json"]) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"qfair: error: {told}")
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_a_hostile_file_name_stays_printable(saved, make_audit, capsys):
+    counts = {"A": 45, "B": 36}
+    name = "\x1b[31m\u202e<script>\udcff名.json"
+    make_audit({"A": 50, "B": 40}, fp32=counts, int8=counts).save(name)
+    assert main(["compare", "audit.json", name]) == 0
+    text = capsys.readouterr().out
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\\x1b[31m\\u202e<script>\\udcff名.json" in text
+
+
+def test_layers_shows_each_precision_or_those_named(saved, capsys):
+    assert main(["layers", "audit.json"]) == 0
+    both = capsys.readouterr().out
+    assert re.findall(r"^int\d$", both, re.MULTILINE) == ["int8", "int4"]
+    assert both.count("fc     10x100     4  absmax  0.1       25.0%     0.0%      15         3.5\n") == 2
+    assert both.count("total  1,000                           25.0%     0.0%                 3.5\n") == 2
+    assert main(["layers", "audit.json", "--bits", "int4"]) == 0
+    assert re.findall(r"^int\d$", capsys.readouterr().out, re.MULTILINE) == ["int4"]
 
 
 def test_audit_measures_saves_and_shows(tmp_path, monkeypatch, capsys):

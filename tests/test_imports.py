@@ -3,13 +3,16 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "torchvision", "pandas", "scipy", "matplotlib", "sklearn", "safetensors", "PIL"}
+HEAVY = {"torch", "torchvision", "pandas", "scipy", "matplotlib", "sklearn", "safetensors", "PIL", "pyarrow"}
 LIGHT = [
     "qfair_check",
     "qfair_check.errors",
     "qfair_check.record",
     "qfair_check.audit_file",
     "qfair_check.judge.assertions",
+    "qfair_check.judge.pareto_assertion",
+    "qfair_check.report.compare",
+    "qfair_check.report.layers",
     "qfair_check.report.terminal",
     "qfair_check.cli",
     "qfair_check.commands",
@@ -35,7 +38,7 @@ def test_what_every_pytest_run_imports_is_of_the_standard_library(module):
 
 
 def test_judging_in_python_needs_no_torch():
-    names = "Audit, assert_fvo_below, judge_audit, gate_limits, describe, Outcome"
+    names = "Audit, assert_fvo_below, assert_on_pareto_front, judge_audit, gate_limits, describe, Outcome"
     assert not imported(f"from qfair_check import {names}") & HEAVY
 
 

@@ -52,6 +52,12 @@ def test_lists_are_split_at_commas_outside_quotes():
     assert options.mean == (0.5, 0.25, 1.0)
 
 
+def test_bins_and_transforms():
+    options = data_options(said(data="a.csv", bin="age=0,18, 65;income=-inf,0,inf", transforms="A.B"))
+    assert [str(bins) for bins in options.bins] == ["age=0,18,65", "income=-inf,0,inf"]
+    assert options.transforms == "A.B"
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("64", (64, 64)), ("64x48", (64, 48)), (" 64 X 48", (64, 48)), (None, None)]
 )

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qfair_check.errors import InputError
+from qfair_check.inputs.fit import named_as
 
 
-def build_architecture(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+def build_architecture(name: str, state: Mapping[str, Tensor], source: str = "the state dict") -> nn.Module:
     """Build the architecture that a state dict belongs to, with untrained weights.
 
     Parameters
@@ -23,18 +24,21 @@ def build_architecture(name: str, state: Mapping[str, Tensor]) -> nn.Module:
         dict, or ``package.module:factory``, called without arguments. The working directory is importable.
     state : mapping of str to Tensor
         The weights to be loaded.
+    source : str
+        Where they are from, for messages.
 
     Raises
     ------
     InputError
-        If there is no such architecture, or its factory fails or returns no module.
+        If there is no such architecture, or its factory fails or returns no module, or if the state dict holds
+        the weights of several.
     """
     if ":" in name:
         return _call_factory(name)
-    return _torchvision(name, state)
+    return _torchvision(name, state, source)
 
 
-def _torchvision(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+def _torchvision(name: str, state: Mapping[str, Tensor], source: str) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -48,7 +52,8 @@ def _torchvision(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     builder = models.get_model_builder(name)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial weights, which are replaced
-        classes = _class_count(_template(builder), state)
+        template = _template(builder)
+        classes = _class_count(template, named_as(template, state, source, name).state)
         module: nn.Module = builder(weights=None) if classes is None else builder(weights=None, num_classes=classes)
     return module
 

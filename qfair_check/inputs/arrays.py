@@ -1,13 +1,10 @@
-"""Arrays, or an ``.npz`` file of arrays, become grouped data."""
+"""Arrays, or a file of arrays, become grouped data."""
 
 import hashlib
 import math
-import secrets
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.inputs.grouped import GroupedData, Inputs
+from qfair_check.inputs.array_files import ArrayFile, read_array_file
+from qfair_check.inputs.grouped import Blocks, GroupedData, Inputs
+from qfair_check.inputs.identity import token
 from qfair_check.inputs.images import check_preprocessing, normalized
 from qfair_check.inputs.labels import Names, assign_classes
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
@@ -25,10 +24,9 @@ from qfair_check.inputs.wording import counted, listed, located
 
 _PYTHON = "python"
 _BLOCK_VALUES = 2**24
-_DAMAGE = (OSError, ValueError, RuntimeError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 
 
-class ArraySamples(Dataset[Sample]):
+class ArraySamples(Blocks):
     """The rows of an array as inputs; bytes are scaled to [0, 1] when they are asked for."""
 
     def __init__(self, x: NDArray[Any], preprocessing: Preprocessing) -> None:
@@ -38,14 +36,25 @@ class ArraySamples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._x)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.rows(index, index + 1)[0]
-
     def rows(self, start: int, stop: int) -> Tensor:
         """Return new tensors for the samples from `start` to before `stop`, stacked."""
         values = self._x[start:stop]
         values = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values.clone()
         return normalized(values, self._preprocessing, axis=1)
+
+
+class NamedArrays(Blocks):
+    """Several arrays of the same samples, by the name under which the model takes them."""
+
+    def __init__(self, parts: Mapping[str, Blocks]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return min(map(len, self._parts.values()))
+
+    def rows(self, start: int, stop: int) -> Sample:
+        """Return new tensors for the samples from `start` to before `stop`, stacked, by name."""
+        return {name: cast(Tensor, part.rows(start, stop)) for name, part in self._parts.items()}
 
 
 def array_digest(x: NDArray[Any]) -> str:
@@ -68,9 +77,10 @@ def grouped_data(
 
     Parameters
     ----------
-    x : array, tensor or torch.utils.data.Dataset, (samples, ...)
+    x : array, tensor, mapping of these, or torch.utils.data.Dataset, (samples, ...)
         Floats become float32, bytes (uint8) float32 in [0, 1], other integers int64. A map-style Dataset
         gives the model's input for each sample (a tensor, a tuple of tensors, or tensors by name), as it is.
+        A mapping holds arrays by the names under which the model takes them.
     y : array, tensor or sequence, (samples,)
         Class indices, or label names.
     group : array, tensor or sequence, (samples,), optional
@@ -96,13 +106,14 @@ def grouped_data(
     options = DataOptions(
         _PYTHON, classes=class_names(classes), mean=channel_values("mean", mean), std=channel_values("std", std)
     )
-    return _assembled(x, y, group, options, (), None)
+    arrays = {"x": x, "y": y} | ({} if group is None else {"group": group})
+    return _assembled(ArrayFile(arrays), options, (), None)
 
 
 def read_arrays(
     path: Path, options: DataOptions, model_classes: tuple[str, ...], model_preprocessing: Preprocessing | None
 ) -> GroupedData:
-    """Read an ``.npz`` file with the arrays x, y and optionally group.
+    """Read an ``.npz`` or ``.safetensors`` file with the arrays x, y and optionally group.
 
     Raises
     ------
@@ -114,57 +125,38 @@ def read_arrays(
     for_columns = {
         "label": options.label,
         "group-by": options.group_by,
+        "bin": options.bins,
         "split": options.split,
         "features": options.features,
     }
     for name, value in for_columns.items():
         if value:
             raise OptionError(
-                f"--qfair-{name} is for the columns of a .csv manifest, and {options.path} has none: it holds the "
+                f"--qfair-{name} is for the columns of a manifest, and {options.path} has none: it holds the "
                 "arrays x, y and optionally group"
             )
     if options.image_size:
         raise OptionError(f"--qfair-image-size is for image files: the arrays of {options.path} keep their size")
-    arrays = _load(path, options.path)
-    return _assembled(arrays["x"], arrays["y"], arrays.get("group"), options, model_classes, model_preprocessing)
-
-
-def _load(path: Path, source: str) -> Mapping[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as stream:  # np.load leaves a damaged file open
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise InputError(f"{source} holds a single array: save x and y with np.savez(file, x=x, y=y)")
-            held = file.files
-            arrays = {name: file[name] for name in ("x", "y", "group") if name in held}
-    except _DAMAGE as error:
-        if "pickle" in str(error):
-            raise InputError(
-                f"{source} was saved with pickle, which may run code: save plain arrays of numbers and text"
-            ) from error
-        raise InputError(f"cannot read {source} as .npz (truncated or damaged?): {error}") from error
-    for name in ("x", "y"):
-        if name not in arrays:
-            raise InputError(
-                f"{source} has no array {name}: it holds {listed(held) or 'nothing'}; save x, y and optionally group"
-            )
-    return arrays
+    if options.transforms:
+        raise OptionError(f"--qfair-transforms is for image files: normalize the arrays of {options.path} beforehand")
+    return _assembled(read_array_file(path, options.path), options, model_classes, model_preprocessing)
 
 
 def _assembled(
-    x: object,
-    y: object,
-    group: object,
+    held: ArrayFile,
     options: DataOptions,
     model_classes: tuple[str, ...],
     model_preprocessing: Preprocessing | None,
 ) -> GroupedData:
     source = options.path
     where = "sample {}".format
-    inputs = _inputs(x, options, model_preprocessing)
-    columns = {"y": _names(y, "y", source)}
-    if group is not None:
-        columns["group"] = _names(group, "group", source)
+    inputs = _inputs(held.arrays["x"], options, model_preprocessing)
+    listed_names = {"y": held.classes, "group": held.groups}
+    columns = {
+        name: _names(held.arrays[name], name, source, listed_names[name])
+        for name in ("y", "group")
+        if name in held.arrays
+    }
     for name, column in columns.items():
         if len(column.codes) != inputs.size:
             raise InputError(
@@ -176,6 +168,7 @@ def _assembled(
         columns["y"],
         given=options.classes,
         model=model_classes,
+        data=held.classes,
         what=_of("y", source),
         where=where,
         option=_option("classes", source),
@@ -200,7 +193,11 @@ def _assembled(
 def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inputs:
     if isinstance(x, Dataset):
         return _dataset(x, options)
-    what = _of("x", options.path)
+    return _by_name(x, options) if isinstance(x, Mapping) else _array_inputs(x, "x", options, model)
+
+
+def _array_inputs(x: object, name: str, options: DataOptions, model: Preprocessing | None) -> Inputs:
+    what = _of(name, options.path)
     array = _array(x, what)
     if not array.ndim:
         raise InputError(f"{what} is a {type(x).__name__}: give an array whose first axis is the samples")
@@ -209,7 +206,7 @@ def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inp
     if array.dtype.kind not in "fiub":
         raise InputError(f"{what} holds values of type {array.dtype}: give numbers")
     if array.dtype == np.uint8:
-        return _bytes(array, options, model)
+        return _bytes(array, what, options, model)
     given = Preprocessing(mean=options.mean, std=options.std)
     if array.dtype.kind in "iu":
         if given != Preprocessing():
@@ -219,7 +216,9 @@ def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inp
         values = array.astype(np.float32, copy=False)
     _check_finite(values, what)
     notices: tuple[str, ...] = ()
-    if model and model.mean and not given.mean:
+    if model and model.transforms and not given.mean:
+        notices = (f"{what} holds floats and is used as it is, without {_transforms(model)}",)
+    elif model and model.mean and not given.mean:
         notices = (
             f"{what} holds floats and is used as it is, without the mean and std of the model file: pass "
             "--qfair-mean and --qfair-std to apply them",
@@ -227,14 +226,34 @@ def _inputs(x: object, options: DataOptions, model: Preprocessing | None) -> Inp
     return _samples(values, None if given == Preprocessing() else given, notices)
 
 
-def _bytes(array: NDArray[Any], options: DataOptions, model: Preprocessing | None) -> Inputs:
+def _by_name(x: Mapping[Any, object], options: DataOptions) -> Inputs:
+    if options.mean or options.std:
+        raise OptionError("mean and std are for one array, and x holds several by name: normalize them beforehand")
+    parts = {str(name): _array_inputs(part, f"x[{name!r}]", options, None) for name, part in x.items()}
+    sizes = {name: part.size for name, part in parts.items()}
+    if len(set(sizes.values())) != 1:
+        told = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        raise InputError(f"the arrays of x differ in their number of samples ({told or 'there is none'})")
+    samples = NamedArrays({name: cast(Blocks, part.samples) for name, part in parts.items()})
+    content = hashlib.sha256(repr([(name, part.content) for name, part in parts.items()]).encode()).hexdigest()
+    notices = tuple(notice for part in parts.values() for notice in part.notices)
+    return Inputs(samples, len(samples), content, None, notices)
+
+
+def _bytes(array: NDArray[Any], what: str, options: DataOptions, model: Preprocessing | None) -> Inputs:
     known = model or Preprocessing()
     chosen = Preprocessing(mean=options.mean or known.mean, std=options.std or known.std)
-    notice = f"{_of('x', options.path)} holds bytes (uint8): scaled to [0, 1]"
+    notice = f"{what} holds bytes (uint8): scaled to [0, 1]"
+    if known.transforms:
+        notice += f", without {_transforms(known)}"
     if not chosen.mean:
         mean, std = (_option(name, options.path) for name in ("mean", "std"))
         notice += f" and not normalized; pass {mean} and {std} if the model was trained with them"
     return _samples(array, chosen, (notice,))
+
+
+def _transforms(model: Preprocessing) -> str:
+    return f"the transforms {model.transforms} of the model file, which are for image files"
 
 
 def _samples(values: NDArray[Any], preprocessing: Preprocessing | None, notices: tuple[str, ...] = ()) -> Inputs:
@@ -262,7 +281,7 @@ def _dataset(x: Dataset[Any], options: DataOptions) -> Inputs:
             f"the Dataset x gives a {type(first).__name__} for each sample: let it give the model's input alone, and "
             "pass the labels as y; or pass a Dataset of (x, y) or (x, y, group) alone"
         )
-    return Inputs(x, len(x), secrets.token_hex(32))
+    return Inputs(x, len(x), token(x))
 
 
 def _holds_a_label(sample: object) -> bool:
@@ -272,7 +291,21 @@ def _holds_a_label(sample: object) -> bool:
     return not all(isinstance(part, Tensor | np.ndarray) and part.ndim for part in sample)
 
 
-def _names(column: object, name: str, source: str) -> Names:
+def _names(column: object, name: str, source: str, listed_names: tuple[str, ...] = ()) -> Names:
+    names = _indexed(column, name, source)
+    if not listed_names:
+        return names
+    indices = names.ordered_as(tuple(map(str, range(len(listed_names)))))
+    beyond = np.flatnonzero((indices.codes < 0) & (names.codes >= 0))
+    if len(beyond):
+        raise InputError(
+            f"{_of(name, source)} holds {names.values[names.codes[beyond[0]]]} at sample {beyond[0]}, and the metadata "
+            f"names {len(listed_names)} ({listed(listed_names)}): give indices from 0 to {len(listed_names) - 1}"
+        )
+    return Names(indices.codes, listed_names)
+
+
+def _indexed(column: object, name: str, source: str) -> Names:
     what = _of(name, source)
     array = _array(column, what)
     if array.ndim != 1:

@@ -1,12 +1,14 @@
-"""A model file becomes a state dict, or a module where the caller trusts it; no code of its own runs."""
+"""A model file or folder becomes a state dict, or a module where the caller trusts it; no code of its own runs."""
 
+import os
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -15,30 +17,44 @@ from torch import Tensor, nn
 
 from qfair_check.errors import InputError, UntrustedPickleError
 from qfair_check.inputs.architecture import make_working_directory_importable
+from qfair_check.inputs.fit import PREFIXES
+from qfair_check.inputs.huggingface import WEIGHTS, described_in, weights_in
 from qfair_check.inputs.options import Preprocessing
 from qfair_check.inputs.paths import require_file
+from qfair_check.inputs.pt2_program import load_program
+from qfair_check.inputs.pt2_scan import is_program
+from qfair_check.inputs.scripted import load_scripted
+from qfair_check.inputs.shards import INDEX, read_shards
+from qfair_check.inputs.trusted_program import load_trusted_program
+from qfair_check.inputs.wording import listed
 
-_SUFFIXES = (".safetensors", ".pt", ".pth")
-_ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)})"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2", ".ckpt", ".bin")
+_ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)}), or a folder of Hugging Face"
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _AVERAGED = "n_averaged"
+_LIGHTNING = "; self.save_hyperparameters(ignore=[...]) keeps objects out of a later checkpoint of Lightning"
 _OWN = "qfair_check"
-PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a model file holds: a state dict or a module, and what it says about itself."""
+    """What a model file holds: a state dict or a module, and what it says about itself.
+
+    `config` is the configuration of Hugging Face that stands beside the weights; `notices` are what the user
+    must see.
+    """
 
     state: Mapping[str, Tensor] = field(default_factory=dict)
     module: nn.Module | None = None
     architecture: str | None = None
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    config: Mapping[str, Any] | None = None
+    notices: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """Read a ``.safetensors``, ``.pt`` or ``.pth`` file.
+    """Read a model file, the index of a sharded one, or a folder as ``save_pretrained`` writes it.
 
     Raises
     ------
@@ -47,11 +63,41 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     InputError
         If the file is missing, unreadable, damaged, of another kind, or holds no weights.
     """
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises on a name that is too long)
+        weights, left_out = weights_in(path)
+        read = _with_description(_read_file(weights, trust_pickle), path)
+        return replace(read, notices=(*left_out, *read.notices))
+    read = _read_file(path, trust_pickle)
+    is_described = path.name in WEIGHTS and read.architecture is None and read.module is None
+    return _with_description(read, path.parent) if is_described else read
+
+
+def _with_description(read: Checkpoint, folder: Path) -> Checkpoint:
+    found = described_in(folder)
+    if found is None:
+        return read
+    return replace(read, config=found.config, classes=found.classes, notices=(*read.notices, *found.notices))
+
+
+def _read_file(path: Path, trust_pickle: bool) -> Checkpoint:
+    if path.name.endswith(INDEX):
+        kind = Path(path.name.removesuffix(INDEX)).suffix
+        if kind in _SUFFIXES:
+            return Checkpoint(_unprefixed(read_shards(path, lambda shard: _read(shard, kind, trust_pickle).state)))
     require_file(path, "model", _ACCEPTED)
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")
-    return _read_safetensors(path) if suffix == ".safetensors" else _read_torch(path, trust_pickle)
+    read = _read(path, suffix, trust_pickle)
+    return replace(read, state=_unprefixed(read.state)) if read.module is None and not read.architecture else read
+
+
+def _read(path: Path, suffix: str, trust_pickle: bool) -> Checkpoint:
+    if suffix == ".safetensors":
+        return _read_safetensors(path)
+    if suffix == ".pt2" or is_program(path):
+        return Checkpoint(module=_read_program(path, trust_pickle))
+    return _read_torch(path, trust_pickle)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -63,7 +109,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(f"cannot read {path} as safetensors (truncated or damaged?): {error}") from error
     if not state:
         raise InputError(f"{path} holds no tensors")
-    return _described(state, metadata, path) if _OWN in metadata else Checkpoint(_unprefixed(state))
+    return _described(state, metadata, path) if _OWN in metadata else Checkpoint(state)
 
 
 def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Checkpoint:
@@ -75,9 +121,21 @@ def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
 
 
+def _read_program(path: Path, trust_pickle: bool) -> nn.Module:
+    try:
+        return load_program(path)
+    except UntrustedPickleError:
+        if not trust_pickle:
+            raise
+    make_working_directory_importable()
+    return load_trusted_program(path)
+
+
 def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
     if trust_pickle:
         make_working_directory_importable()
+        if _is_torchscript(path):
+            return Checkpoint(module=load_scripted(path))
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
@@ -89,11 +147,13 @@ def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
                 f"{f' ({named[1]})' if named else ''}. Either save the "
                 "weights alone (torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) "
                 "and name the architecture, or, if you made the file yourself, pass --qfair-trust-pickle"
+                f"{_LIGHTNING if path.suffix.lower() == '.ckpt' else ''}"
             ) from error
         raise InputError(f"cannot read {path} (truncated or damaged?): {_reason(error)}") from error
     if isinstance(content, nn.Module):
         return Checkpoint(module=content)
-    return Checkpoint(_unprefixed(_state_dict(content, path)))
+    state, notices = _state_dict(content, path)
+    return Checkpoint(state, notices=notices)
 
 
 def _brings_code(path: Path, error: Exception) -> bool:
@@ -122,26 +182,34 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _state_dict(content: object, path: Path) -> Mapping[str, Tensor]:
+def _state_dict(content: object, path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return the state dict in what was saved, and say which others are beside it."""
     found = content
+    notices: list[str] = []
     seen: list[object] = []
     while isinstance(found, Mapping) and not _is_state(found):
         if any(found is earlier for earlier in seen):
             raise InputError(f"{path} holds a checkpoint that contains itself: save model.state_dict()")
         seen.append(found)
-        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping | nn.Module)), None)
-        if isinstance(inner, nn.Module):
-            inner = inner.state_dict()
-        if inner is None:
+        taken = next((key for key in _WRAPPERS if isinstance(found.get(key), Mapping | nn.Module)), None)
+        if taken is None:
             keys = ", ".join(map(str, list(found)[:8]))
             raise InputError(
                 f"{path} holds no state dict: its keys are {keys or 'none'}; expected tensors by name, or a "
                 f"checkpoint with one of {', '.join(_WRAPPERS)}"
             )
-        found = inner
+        left = [str(key) for key, value in found.items() if key != taken and _holds_weights(value)]
+        if left:
+            notices.append(f"{path} also holds weights under {listed(left)}, left out: those under {taken} are audited")
+        inner = found[taken]
+        found = inner.state_dict() if isinstance(inner, nn.Module) else inner
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
-    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}, tuple(notices)
+
+
+def _holds_weights(value: object) -> bool:
+    return isinstance(value, nn.Module) or (isinstance(value, Mapping) and _is_state(value))
 
 
 def _is_state(found: Mapping[object, object]) -> bool:

@@ -1,8 +1,7 @@
 """Grouped data from a file, from Python objects, or from the embedded demo."""
 
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,23 +9,29 @@ from typing import TYPE_CHECKING
 from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError
-from qfair_check.inputs.arrays import ArraySamples as ArraySamples
 from qfair_check.inputs.arrays import grouped_data as grouped_data
 from qfair_check.inputs.arrays import read_arrays
+from qfair_check.inputs.bins import bins_of
+from qfair_check.inputs.csv_table import read_csv
 from qfair_check.inputs.factory import read_factory
+from qfair_check.inputs.grouped import Blocks as Blocks
 from qfair_check.inputs.grouped import GroupedData as GroupedData
+from qfair_check.inputs.identity import token
 from qfair_check.inputs.labelled import LabelledData as LabelledData
 from qfair_check.inputs.labelled import labelled
-from qfair_check.inputs.manifest import read_manifest
+from qfair_check.inputs.manifest import grouped_table
 from qfair_check.inputs.options import DataOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.paths import is_factory, require_file
+from qfair_check.inputs.table import Table
 
 if TYPE_CHECKING:
     from qfair_check.inputs.model import Model
 
 DEMO = "demo"
-_ACCEPTED = "give a .csv manifest, an .npz with arrays x and y, package.module:function, or demo"
-_READERS = {".csv": read_manifest, ".npz": read_arrays}
+_ACCEPTED = (
+    "give a .csv or .parquet manifest, an .npz or .safetensors file with x and y, a folder of images, "
+    "package.module:function, or demo"
+)
 
 
 def load_data(
@@ -34,12 +39,14 @@ def load_data(
     *,
     label: str | None = None,
     group_by: str | Sequence[str] = (),
+    bins: Mapping[str, Iterable[float]] | None = None,
     split: str | None = None,
     classes: Sequence[str] = (),
     features: str | Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    transforms: str | None = None,
     model: "Model | None" = None,
 ) -> GroupedData | LabelledData:
     r"""Load grouped data from a file, or the embedded demo for the path ``demo``.
@@ -47,12 +54,16 @@ def load_data(
     Parameters
     ----------
     path : path-like
-        A ``.csv`` manifest (a row for each sample, with an image path or feature columns) or an ``.npz`` with
-        the arrays x, y and optionally group.
+        A ``.csv`` or ``.parquet`` manifest (a row for each sample, with an image path or feature columns), an
+        ``.npz`` or ``.safetensors`` file with x, y and optionally group, or a folder of images, by class or named
+        as UTKFace names them.
     label : str, optional
         Column that holds the true class; ``label`` by default.
     group_by : str or sequence of str
         Columns that make the groups; by default ``group`` if there is one, else the class is the group.
+    bins : mapping from str to edges, optional
+        Bins of group columns of numbers, such as ``{"age": [0, 18, 40, 65]}``. A bin holds its lower edge, and
+        the last one its upper edge too; -inf and inf leave an end open.
     split : str, optional
         Keep the rows that hold this in the column ``split``.
     classes : sequence of str
@@ -63,6 +74,8 @@ def load_data(
         Height and width in pixels that images are resized to.
     mean, std : sequence of float
         Normalization by channel of values in [0, 1].
+    transforms : str, optional
+        Name of torchvision weights whose transforms prepare the images, in place of size, mean and std.
     model : Model, optional
         Its class names and preprocessing hold where none are given here.
 
@@ -87,12 +100,14 @@ def load_data(
         path=os.fspath(path),
         label=label,
         group_by=_tuple(group_by),
+        bins=bins_of(bins or {}),
         split=split,
         classes=class_names(classes),
         features=_tuple(features),
         image_size=image_size,
         mean=channel_values("mean", mean),
         std=channel_values("std", std),
+        transforms=transforms,
     )
     return read_data(
         options,
@@ -114,11 +129,26 @@ def read_data(
     if is_factory(options.path):
         return read_factory(options, model_classes)
     path = Path(options.path)
-    require_file(path, "data", _ACCEPTED)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")
-    return reader(path, options, model_classes, model_preprocessing)
+    if not path.is_dir():
+        require_file(path, "data", _ACCEPTED)
+        if path.suffix.lower() in (".npz", ".safetensors"):
+            return read_arrays(path, options, model_classes, model_preprocessing)
+    return grouped_table(_table(path, options.path), options, model_classes, model_preprocessing)
+
+
+def _table(path: Path, source: str) -> Table:
+    if path.is_dir():
+        from qfair_check.inputs.folders import read_folder
+
+        return read_folder(path, source)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from qfair_check.inputs.parquet import read_parquet
+
+        return read_parquet(path, source)
+    if suffix == ".csv":
+        return read_csv(path, source)
+    raise InputError(f"{path} is of a kind that cannot be read: {_ACCEPTED}")
 
 
 def as_samples(given: object) -> GroupedData | LabelledData:
@@ -137,7 +167,7 @@ def as_samples(given: object) -> GroupedData | LabelledData:
     if isinstance(given, GroupedData | LabelledData):
         return given
     if isinstance(given, Dataset):
-        return labelled(given, "python", secrets.token_hex(32))
+        return labelled(given, "python", token(given))
     if isinstance(given, tuple) and len(given) in (2, 3):
         return grouped_data(*given)
     if isinstance(given, Mapping) and {"x", "y"} <= set(given) <= {"x", "y", "group"}:

@@ -28,6 +28,8 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
         "image-size": options.image_size,
         "mean": options.mean,
         "std": options.std,
+        "transforms": options.transforms,
+        "bin": options.bins,
     }
     for name, value in for_files.items():
         if value:

@@ -1,6 +1,7 @@
 """Samples that each have a class and a group: what an audit measures a model on."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,9 +13,26 @@ from torch.utils.data import Dataset
 from qfair_check.inputs.images import ImageFiles
 from qfair_check.inputs.labels import ClassOrder
 from qfair_check.inputs.options import Preprocessing
-from qfair_check.inputs.sample import Sample, plain_sample
+from qfair_check.inputs.sample import Sample, mapped, plain_sample
 
 Said = tuple[str, tuple[str, ...]]
+
+
+class Blocks(Dataset[Sample]):
+    """Inputs that come quicker by the block than one by one."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Sample:
+        """Return new tensors for the samples from `start` to before `stop`, stacked."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return mapped(lambda part: part[0], self.rows(index, index + 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +68,13 @@ class GroupedData:
         Column that held the classes.
     group_by : tuple of str
         Columns or array that held the groups; empty if the class is the group.
+    bins : str or None
+        Bins of columns of numbers, such as "age=0,18,40,65".
     split : str or None
         The part of the file that was kept.
     class_order : str
-        Where the order of `classes` comes from: "given", "model", "sorted", or "indices" where the labels
-        themselves are indices.
+        Where the order of `classes` comes from: "given", "model", "data" that lists them, "sorted", or "indices"
+        where the labels themselves are indices.
     preprocessing : Preprocessing or None
         What is done to the inputs; None if they are used as they are.
     notices : tuple of str
@@ -72,6 +92,7 @@ class GroupedData:
     source: str = "python"
     label: str | None = None
     group_by: tuple[str, ...] = ()
+    bins: str | None = None
     split: str | None = None
     class_order: ClassOrder = "given"
     preprocessing: Preprocessing | None = None
@@ -103,6 +124,7 @@ class GroupedData:
             self.source,
             self.label,
             self.group_by,
+            self.bins,
             self.split,
             self.class_order,
             self.preprocessing,

@@ -13,8 +13,9 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.inputs.options import Preprocessing
+from qfair_check.inputs.options import DataOptions, Preprocessing
 from qfair_check.inputs.sample import Sample
+from qfair_check.inputs.transforms import weights_transforms
 
 
 class ImageFiles(Dataset[Sample]):
@@ -27,7 +28,7 @@ class ImageFiles(Dataset[Sample]):
     paths : sequence of str
         One file for each sample.
     preprocessing : Preprocessing
-        Size, mean and standard deviation.
+        Size, mean and standard deviation, or the name of transforms.
     where : callable
         Names sample i in a message.
     """
@@ -43,6 +44,7 @@ class ImageFiles(Dataset[Sample]):
         self._paths = paths
         self._preprocessing = preprocessing
         self._where = where
+        self._transform = weights_transforms(preprocessing.transforms)[1] if preprocessing.transforms else None
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -53,14 +55,19 @@ class ImageFiles(Dataset[Sample]):
             image = decode(path)
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
             raise InputError(f"the image of {self._where(index)} cannot be decoded: {_reason(error)}") from error
-        size = self._preprocessing.image_size
-        if size and image.shape[1:] != size:
-            image = interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-        return normalized(image, self._preprocessing)
+        if self._transform is None:
+            return prepared(image, self._preprocessing)
+        try:
+            return self._transform(image)
+        except Exception as error:  # transforms of videos and of pairs of images raise what they like
+            raise InputError(
+                f"the transforms {self._preprocessing.transforms} fail on the image of {self._where(index)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
-def decode(path: Path) -> Tensor:
-    """Decode one image to float32 RGB in [0, 1], in the orientation in which its pixels are stored.
+def decode(path: Path) -> Image.Image:
+    """Decode one image to RGB, in the orientation in which its pixels are stored.
 
     Pillow decodes: torchvision's decoders crash the process on a damaged PNG, and are deprecated.
     """
@@ -69,8 +76,17 @@ def decode(path: Path) -> Tensor:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it with 8")
-            pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
+            return image.convert("RGB")
+
+
+def prepared(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return float32 values in [0, 1] of shape (3, height, width), resized, then normalized."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    values = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
+    size = preprocessing.image_size
+    if size and values.shape[1:] != size:
+        values = interpolate(values[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return normalized(values, preprocessing)
 
 
 def _reason(error: Exception) -> str:
@@ -91,14 +107,21 @@ def normalized(value: Tensor, preprocessing: Preprocessing, axis: int = 0) -> Te
 
 
 def check_preprocessing(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """Return `preprocessing` if its values fit so many channels.
+    """Return `preprocessing`, with the full name of its transforms, if its values fit so many channels.
 
     Raises
     ------
     OptionError
-        If they do not, or make no sense.
+        If they do not, make no sense, or stand beside transforms.
     """
     size, mean, std = preprocessing.image_size, preprocessing.mean, preprocessing.std
+    if preprocessing.transforms:
+        if size or mean or std:
+            raise OptionError(
+                f"the transforms {preprocessing.transforms} bring a size, mean and std of their own: leave out "
+                "--qfair-image-size, --qfair-mean and --qfair-std, or --qfair-transforms"
+            )
+        return Preprocessing(transforms=weights_transforms(preprocessing.transforms)[0])
     if size and min(size) < 1:
         raise OptionError(f"an image size of {size[0]}x{size[1]} pixels makes no sense: give height x width")
     if bool(mean) != bool(std):
@@ -113,3 +136,38 @@ def check_preprocessing(preprocessing: Preprocessing, channels: int) -> Preproce
     if any(value <= 0 for value in std):
         raise OptionError(f"std is {', '.join(map(str, std))}: every value must be above 0")
     return preprocessing
+
+
+def choose_preprocessing(options: DataOptions, model: Preprocessing | None) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Return what is done to images, and notices: what the options say, else the model file, value by value.
+
+    Transforms stand for all values: those of the options go before the model file, and values of the options
+    before the transforms of the model file.
+
+    Raises
+    ------
+    OptionError
+        If transforms and values are both given, or one of them makes no sense.
+    """
+    given = Preprocessing(options.image_size, options.mean, options.std, options.transforms)
+    known = model or Preprocessing()
+    if given.transforms:
+        chosen = check_preprocessing(given, channels=3)
+        if known in (Preprocessing(), chosen):
+            return chosen, ()
+        return chosen, (f"images are prepared by the transforms {chosen.transforms}, not as the model file says",)
+    if known.transforms and given == Preprocessing():
+        return check_preprocessing(known, channels=3), ()
+    chosen = check_preprocessing(
+        Preprocessing(given.image_size or known.image_size, given.mean or known.mean, given.std or known.std),
+        channels=3,
+    )
+    notices = []
+    if known.transforms:
+        notices.append(f"images are prepared as given, without the transforms {known.transforms} of the model file")
+    if not chosen.mean:
+        notices.append(
+            "images are scaled to [0, 1] and not normalized: pass --qfair-mean and --qfair-std if the model was "
+            "trained with them"
+        )
+    return chosen, tuple(notices)

@@ -39,8 +39,8 @@ class LabelledData:
         Equal keys mean equal audits.
     label, group_by
         Keys of samples that are mappings.
-    classes, model_classes : tuple of str
-        Names in the order of the logits, from the user or the data set, and from the model file; empty if unknown.
+    classes, model_classes, listed_classes : tuple of str
+        Names in the order of the logits, from the user, from the model file, and from the data set; empty if unknown.
     where : callable
         Names sample i.
     """
@@ -53,6 +53,7 @@ class LabelledData:
     group_by: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     model_classes: tuple[str, ...] = ()
+    listed_classes: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     where: Callable[[int], str] = field(default="sample {}".format, repr=False)
 
@@ -151,7 +152,8 @@ class GrowingRoster:
         if classes is None:
             raise InputError(f"{data.source} holds no samples")
         labels = classes.indices[self._labels.codes()]
-        position, names, notices = np.arange(len(classes.names)), classes.names, classes.notices
+        notices = (*classes.notices, *self._other_order(classes))
+        position, names = np.arange(len(classes.names)), classes.names
         groups = labels
         if self._is_grouped:
             by_column = [Names.of(column) for column in zip(*self._groups.first, strict=True)]
@@ -174,6 +176,15 @@ class GrowingRoster:
         )
         return grouped, position
 
+    def _other_order(self, classes: Classes) -> tuple[str, ...]:
+        own = self._data.listed_classes
+        if classes.order != "indices" or own in ((), classes.names):
+            return ()
+        return (
+            f"class indices are those of {listed(classes.names)}, and the data set lists {listed(own)}: let it give "
+            "names",
+        )
+
     @property
     def _is_grouped(self) -> bool:
         return any(self._groups.first)
@@ -188,6 +199,7 @@ class GrowingRoster:
             Names(np.arange(len(first)), tuple(label for label, _ in first)),
             given=data.classes,
             model=data.model_classes,
+            data=data.listed_classes,
             what=f"the label of samples of {data.source}",
             where=lambda code: data.where(first[code][1]),
         )
@@ -236,7 +248,7 @@ def _name(value: object, what: str) -> str:
         value = int(value)
     if isinstance(value, str | int) and str(value).strip():
         return str(value).strip()
-    if value is None or value == "" or value != value:
+    if value is None or isinstance(value, str) or type(value).__name__ in ("NAType", "NaTType") or value != value:
         raise SampleError(f"its {what} is missing")
     raise SampleError(f"its {what} is {value!r}: give a whole number or a name")
 
@@ -270,11 +282,17 @@ def labelled(
             f"{source} gives a {type(dataset).__name__}, not a torch Dataset: give one of samples (x, y), "
             "(x, y, group), or mappings with a label"
         )
-    named = getattr(dataset, "classes", None)
-    if not classes and not model_classes and isinstance(named, list | tuple):
-        classes = tuple(map(str, named))
+    named = getattr(dataset, "classes", ())
     return LabelledData(
-        dataset, _length(dataset), source, key, label, group_by, classes=classes, model_classes=model_classes
+        dataset,
+        _length(dataset),
+        source,
+        key,
+        label,
+        group_by,
+        classes=classes,
+        model_classes=model_classes,
+        listed_classes=tuple(map(str, named)) if isinstance(named, list | tuple) else (),
     )
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.wording import counted, listed, located
 
-ClassOrder = Literal["given", "model", "sorted", "indices"]
+ClassOrder = Literal["given", "model", "data", "sorted", "indices"]
 
 _MOST_CLASSES = 100_000
 _INDEX = re.compile(r"[0-9]{1,18}")
@@ -23,17 +23,14 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Names:
-    """A column of names: sample i has `values[codes[i]]`; code -1 is a missing name.
-
-    `values` are sorted, as numbers if all are whole numbers.
-    """
+    """A column of names: sample i has `values[codes[i]]`; code -1 is a missing name."""
 
     codes: NDArray[np.int64]
     values: tuple[str, ...]
 
     @classmethod
-    def of(cls, column: Sequence[str]) -> "Names":
-        """Index a column of text, where an empty text is a missing name.
+    def of(cls, column: Iterable[str]) -> "Names":
+        """Index a column of text, where an empty text is a missing name; values are sorted as by `sorted_by_name`.
 
         Examples
         --------
@@ -41,12 +38,30 @@ class Names:
         >>> names.codes.tolist(), names.values
         ([1, 0, -1, 1], ('a', 'b'))
         """
-        found = set(column) - {""}
+        found: dict[str, int] = {}
+        codes = np.fromiter((found.setdefault(value, len(found)) for value in column), np.int64)
+        return cls.sorted_by_name(codes, tuple(found))
+
+    @classmethod
+    def sorted_by_name(cls, codes: NDArray[np.int64], values: Sequence[str]) -> "Names":
+        """Bring values into order, as numbers if all are whole numbers; they may be empty, which is missing, or equal.
+
+        Examples
+        --------
+        >>> names = Names.sorted_by_name(np.array([0, 2, 1, -1]), ["10", "", "9"])
+        >>> names.codes.tolist(), names.values
+        ([1, 0, -1, -1], ('9', '10'))
+        """
+        found = set(values) - {""}
         as_number = all(_INDEX.fullmatch(value) for value in found)
-        values = sorted(found, key=(lambda value: (int(value), value)) if as_number else None)
+        ordered = sorted(found, key=(lambda value: (int(value), value)) if as_number else None)
+        return cls(codes, tuple(values)).ordered_as(ordered)
+
+    def ordered_as(self, values: Sequence[str]) -> "Names":
+        """Give every name its place in `values`; one that is not among them is missing."""
         index = {value: code for code, value in enumerate(values)}
-        codes = np.fromiter((index.get(value, -1) for value in column), np.int64, len(column))
-        return cls(codes, tuple(values))
+        moved = np.array([*(index.get(value, -1) for value in self.values), -1], np.int64)
+        return Names(moved[self.codes], tuple(values))
 
     def take(self, kept: NDArray[np.bool_]) -> "Names":
         """Keep some samples, and every name."""
@@ -83,21 +98,24 @@ def assign_classes(
     *,
     given: tuple[str, ...],
     model: tuple[str, ...],
+    data: tuple[str, ...] = (),
     what: str,
     where: Callable[[int], str],
     option: str = "--qfair-classes",
 ) -> Classes:
     """Turn labels into class indices.
 
-    Names in the order `given`, else in that of the model, have that order. Whole numbers that are no such
-    names are the indices themselves. Other names are sorted, with a notice.
+    Names in the order `given`, else in that of the model, else in that of the data, have that order. Whole
+    numbers that are no such names are the indices themselves. Other names are sorted. Where neither user nor
+    model say the order, a notice does.
 
     Parameters
     ----------
     labels : Names
         Without missing names.
-    given, model : tuple of str
-        Class names in the order of the logits, from the user and from the model file; empty if unknown.
+    given, model, data : tuple of str
+        Class names in the order of the logits, from the user, from the model file, and from data that lists
+        its classes; empty if unknown.
     what : str
         What holds the labels, for messages.
     where : callable
@@ -119,9 +137,9 @@ def assign_classes(
     [0, 1]
     """
     _require_distinct(given, model, option)
-    names = given or model
+    names = given or model or data
     known = f"known classes ({listed(names)})"
-    order: ClassOrder = "given" if given else "model"
+    order: ClassOrder = "given" if given else "model" if model else "data"
     notices: tuple[str, ...] = ()
     if given and model and given != model:
         notices = (f"class names: {listed(given)} as given; the model file has {listed(model)}",)
@@ -135,6 +153,8 @@ def assign_classes(
             _refuse_numbers(labels, what, where, option)
             order, names = "sorted", labels.values
             notices = (f"class order: sorted label names ({listed(names)}); pass {option} to fix it",)
+        elif order == "data":
+            notices = (f"class order: that of the data ({listed(names)}); pass {option} to fix it",)
         index = {name: position for position, name in enumerate(names)}
     indices = np.array([index.get(value, -1) for value in labels.values], np.int64)[labels.codes]
     unknown = np.flatnonzero(indices < 0)

@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
 from qfair_check.inputs.architecture import build_architecture, check_named_by_file
-from qfair_check.inputs.checkpoint import PREFIXES, Checkpoint, read_checkpoint
+from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
+from qfair_check.inputs.fit import check_fit, missing, named_as, place
 from qfair_check.inputs.images import check_preprocessing
 from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
-from qfair_check.inputs.wording import listed
+from qfair_check.inputs.pretrained import is_pretrained, load_pretrained, pretrained_model
+from qfair_check.inputs.scripted import ScriptedModule
+from qfair_check.inputs.trusted_program import program_module
 
 DEMO = "demo"
 
@@ -42,6 +45,8 @@ class Model:
         Names in the order of the logits; empty if unknown.
     preprocessing : Preprocessing or None
         How its training data was prepared, if known.
+    notices : tuple of str
+        What the user must see.
     """
 
     forward: Callable[[Any], Any]
@@ -49,6 +54,7 @@ class Model:
     architecture: str | None = None
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def module(self) -> nn.Module | None:
@@ -76,7 +82,7 @@ def state_sha256(state: Mapping[str, Any]) -> str:
 
 
 def as_model(given: object) -> Model:
-    """Take a `Model`, a `torch.nn.Module` or a plain callable.
+    """Take a `Model`, a `torch.nn.Module`, a `torch.export.ExportedProgram` or a plain callable.
 
     Raises
     ------
@@ -85,6 +91,15 @@ def as_model(given: object) -> Model:
     """
     if isinstance(given, Model):
         return given
+    if isinstance(given, torch.export.ExportedProgram):
+        return Model(program_module(given))
+    if isinstance(given, torch.jit.ScriptModule):
+        return Model(ScriptedModule.copy_of(given))
+    if isinstance(given, fx.GraphModule) and "eval" in given.__dict__:
+        raise InputError(
+            "the model is the module of an exported program, which has no eval mode: give the program itself "
+            "(torch.export.ExportedProgram)"
+        )
     if isinstance(given, nn.Module) or callable(given):
         return Model(given)
     raise InputError(
@@ -98,10 +113,11 @@ def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_p
     Parameters
     ----------
     path : path-like
-        A ``.safetensors``, ``.pt`` or ``.pth`` file.
+        A ``.safetensors``, ``.pt``, ``.pth``, ``.pt2``, ``.ckpt`` or ``.bin`` file, the index of a sharded one, or a
+        folder as ``save_pretrained`` of Hugging Face writes it.
     arch : str, optional
-        torchvision's name or ``package.module:factory``; needed unless the file names it (`save_model`) or
-        holds a whole module.
+        torchvision's name or ``package.module:factory``; needed unless the file names it (`save_model`),
+        holds a whole module, or is a folder of a model that transformers knows.
     trust_pickle : bool
         Whether code in the file may run.
 
@@ -130,8 +146,18 @@ def read_model(options: ModelOptions) -> Model:
     if checkpoint.architecture and not options.arch:
         check_named_by_file(checkpoint.architecture, options.path)
     architecture = options.arch or checkpoint.architecture
-    module = checkpoint.module or _filled(checkpoint, architecture, options.path)
-    return Model(module.eval(), options.path, architecture, checkpoint.classes, checkpoint.preprocessing)
+    module, notices = checkpoint.module, checkpoint.notices
+    if module is None and architecture is None and checkpoint.config is not None:
+        module, architecture = pretrained_model(checkpoint.config, checkpoint.state, options.path)
+    if module is None:
+        if architecture is None:
+            raise InputError(
+                f"{options.path} holds weights alone and does not name its architecture: pass --qfair-arch with "
+                "torchvision's name (such as resnet18) or package.module:factory"
+            )
+        module, left_out = _filled(checkpoint, architecture, options.path)
+        notices = (*notices, *left_out)
+    return Model(module.eval(), options.path, architecture, checkpoint.classes, checkpoint.preprocessing, notices)
 
 
 def save_model(
@@ -143,6 +169,7 @@ def save_model(
     image_size: tuple[int, int] | None = None,
     mean: Iterable[float] = (),
     std: Iterable[float] = (),
+    transforms: str | None = None,
 ) -> None:
     """Save a model as a self-describing ``.safetensors`` file, which needs no other option to be audited.
 
@@ -158,11 +185,13 @@ def save_model(
         Label names in the order of the logits.
     image_size, mean, std
         How images were prepared in training; height and width in pixels, values for RGB in [0, 1].
+    transforms : str, optional
+        Name of torchvision weights whose transforms prepare the images, in place of the other three.
 
     Raises
     ------
     OptionError
-        If the path has another suffix.
+        If the path has another suffix, or the preprocessing makes no sense.
     InputError
         If the architecture does not build a module with these weights, or the file cannot be written.
 
@@ -178,10 +207,10 @@ def save_model(
     target = Path(path)
     if target.suffix != ".safetensors":
         raise OptionError(f"{target} must end in .safetensors")
-    preprocessing = _preprocessing(image_size, mean, std)
+    preprocessing = _preprocessing(image_size, mean, std, transforms)
     names = class_names(classes)
     state = _distinct(module)
-    _check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
+    check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
     metadata = {
         "qfair_check": "1",
         "architecture": arch,
@@ -194,7 +223,9 @@ def save_model(
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object) -> Preprocessing:
+def _preprocessing(
+    image_size: tuple[int, int] | None, mean: object, std: object, transforms: str | None
+) -> Preprocessing:
     size: tuple[int, int] | None = None
     if image_size is not None:
         try:
@@ -202,12 +233,8 @@ def _preprocessing(image_size: tuple[int, int] | None, mean: object, std: object
         except (TypeError, ValueError) as error:
             raise OptionError(f"image_size is {image_size!r}: give (height, width) in whole pixels") from error
         size = height, width
-    used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std))
+    used = Preprocessing(size, channel_values("mean", mean), channel_values("std", std), transforms)
     return check_preprocessing(used, channels=3)
-
-
-def _type(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _distinct(module: nn.Module) -> dict[str, Tensor]:
@@ -219,69 +246,23 @@ def _distinct(module: nn.Module) -> dict[str, Tensor]:
             raise InputError(f"{name} of the model is a {type(value).__name__}, and a model file holds tensors only")
         if isinstance(value, UninitializedParameter | UninitializedBuffer):
             raise InputError(f"{name} has no shape yet: run one batch through the model first")
-        if not value.numel() or _storage(value) not in seen:
+        if not value.numel() or place(value) not in seen:
             kept[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        seen.add(_storage(value))
+        seen.add(place(value))
     return kept
 
 
-def _storage(value: Tensor) -> tuple[object, ...]:
-    return value.data_ptr(), value.shape, value.stride(), value.dtype
-
-
-def _filled(checkpoint: Checkpoint, architecture: str | None, source: str) -> nn.Module:
-    if architecture is None:
-        raise InputError(
-            f"{source} holds weights alone and does not name its architecture: pass --qfair-arch with "
-            "torchvision's name (such as resnet18) or package.module:factory"
-        )
-    module = build_architecture(architecture, checkpoint.state)
-    state = _named_as(module, checkpoint.state)
-    _check_fit(module, state, source, architecture)
+def _filled(checkpoint: Checkpoint, architecture: str, source: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the architecture with the weights of a checkpoint, and what must be said about it."""
+    module = build_architecture(architecture, checkpoint.state, source)
+    named = named_as(module, checkpoint.state, source, architecture)
+    where = f"{source} under {named.prefix}" if named.prefix else source
+    if is_pretrained(module) and missing(module, named.state):
+        loaded = load_pretrained(type(module), module.config, named.state, where, architecture)
+        return loaded, named.notices(source)
+    check_fit(module, named.state, where, architecture)
     try:
-        module.load_state_dict(state, strict=False)
+        module.load_state_dict(named.state, strict=False)
     except (RuntimeError, NotImplementedError) as error:  # sparse tensors, tensors without values
         raise InputError(f"the weights of {source} cannot be used: {error}") from error
-    return module
-
-
-def _named_as(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Give a prefix back that was stripped and belongs to the names of this very module."""
-    expected = module.state_dict().keys()
-    for prefix in ("", *PREFIXES):
-        renamed = {prefix + name: value for name, value in state.items()}
-        if renamed.keys() & expected:
-            return renamed
-    return state
-
-
-def _check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str, architecture: str) -> None:
-    expected = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    if any(isinstance(value, UninitializedParameter | UninitializedBuffer) for value in expected.values()):
-        raise InputError(f"the architecture {architecture} has lazy layers, whose shapes are not known: give them")
-    present = {_storage(expected[name]) for name in state.keys() & expected.keys() if expected[name].numel()}
-    faults = {
-        "missing": [
-            name
-            for name in expected
-            if name not in state
-            and _storage(expected[name]) not in present
-            and not name.endswith(".num_batches_tracked")  # older checkpoints lack it, and evaluation ignores it
-        ],
-        "unexpected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
-            for name in expected
-            if name in state and state[name].shape != expected[name].shape
-        ],
-        "of another type": [
-            f"{name} {_type(state[name])}, not {_type(expected[name])}"
-            for name in expected
-            if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
-        ],
-    }
-    told = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in faults.items() if names)
-    if told:
-        raise InputError(
-            f"{source} does not fit the architecture {architecture}: {told}; name the one it was trained with"
-        )
+    return module, named.notices(source)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfair_check.errors import OptionError
+from qfair_check.inputs.bins import Bins
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How images become tensors: RGB in [0, 1], resized, then ``(x - mean) / std`` by channel.
+    """How images become tensors: RGB in [0, 1], resized, then ``(x - mean) / std`` by channel; or by transforms.
 
     Parameters
     ----------
@@ -17,11 +18,14 @@ class Preprocessing:
         Height and width in pixels; None keeps the size of the files.
     mean, std : tuple of float
         One value per channel; empty for no normalization.
+    transforms : str or None
+        Those of torchvision's weights of this name, which stand in for all the others.
     """
 
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    transforms: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class DataOptions:
     path: str
     label: str | None = None
     group_by: tuple[str, ...] = ()
+    bins: tuple[Bins, ...] = ()
     split: str | None = None
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    transforms: str | None = None
 
 
 def class_names(given: Iterable[object]) -> tuple[str, ...]:

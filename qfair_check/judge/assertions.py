@@ -1,7 +1,7 @@
 """Assertions on an audit: the last step, which raises."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from qfair_check.errors import FairnessError, OptionError
@@ -30,15 +30,20 @@ def enforce(verdicts: Iterable[Verdict], audit: Audit, insufficient: Insufficien
         If `insufficient` is none of its three values.
     """
     __tracebackhide__ = True
+    enforce_outcomes([(verdict.outcome, describe(verdict, audit)) for verdict in verdicts], insufficient)
+
+
+def enforce_outcomes(told: Sequence[tuple[Outcome, str]], insufficient: Insufficient) -> None:
+    """Do what `enforce` promises for outcomes and what they say."""
+    __tracebackhide__ = True
     if insufficient not in ("fail", "warn", "pass"):
         raise OptionError(f"insufficient is {insufficient!r}: it is fail, warn or pass")
-    told = list(verdicts)
-    unjudged = [describe(verdict, audit) for verdict in told if verdict.outcome is Outcome.INSUFFICIENT]
-    failed = [describe(verdict, audit) for verdict in told if verdict.outcome is Outcome.FAIL]
+    unjudged = [text for outcome, text in told if outcome is Outcome.INSUFFICIENT]
+    failed = [text for outcome, text in told if outcome is Outcome.FAIL]
     if insufficient == "fail":
         failed += unjudged
     elif insufficient == "warn" and unjudged:
-        warnings.warn("\n".join(unjudged), InsufficientDataWarning, stacklevel=3)
+        warnings.warn("\n".join(unjudged), InsufficientDataWarning, stacklevel=4)
     if failed:
         raise FairnessError("\n".join(failed))
 
@@ -258,6 +263,21 @@ def assert_cosine_distance_below(
     _assert("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient)
 
 
+def judged_precisions(audit: Audit, bits: Bits | None) -> list[str]:
+    """Return the names of the precisions to judge: those given, or all but fp32 that the audit holds.
+
+    Raises
+    ------
+    OptionError
+        If there is none, or one makes no sense or is not in the audit.
+    """
+    named = [result.precision for result in audit.quantized] if bits is None else parse_precisions(bits)
+    names = [audit.at(precision).precision for precision in named]
+    if not names:
+        raise OptionError("there is nothing to judge: fp32 is the baseline, and no other precision is named")
+    return names
+
+
 def _assert(
     check: str,
     audit: Audit,
@@ -268,12 +288,7 @@ def _assert(
 ) -> None:
     __tracebackhide__ = True
     bound = Limit.parse(limit, CHECKS[check])
-    precisions = (
-        tuple(Precision(result.precision) for result in audit.quantized) if bits is None else parse_precisions(bits)
-    )
-    if not precisions:
-        raise OptionError("there is nothing to judge: fp32 is the baseline, and no other precision is named")
-    names = [precision.name for precision in precisions]
+    names = judged_precisions(audit, bits)
     check_limits_bind({check: bound}, names)
     unbound = [name for name in names if bound.bound(name) is None]
     if unbound:

@@ -1,7 +1,8 @@
 """What a verdict says: the one place where its words are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from wcwidth import wcswidth
 
@@ -13,6 +14,7 @@ from qfair_check.record import Audit, Measures
 NAME_WIDTH = 40
 MOST_REASONS = 10
 _ELLIPSIS = "…"
+_FEWEST_DIGITS, _MOST_DIGITS = 3, 9
 
 
 def describe(verdict: Verdict, audit: Audit) -> str:
@@ -25,7 +27,7 @@ def describe(verdict: Verdict, audit: Audit) -> str:
         return _insufficient(verdict, check)
     headline = _HEADLINES[verdict.check](verdict, audit)
     rows = _group_rows(verdict, audit)
-    return "\n".join([headline, *rows, *_listed("not judged  ", verdict.reasons)])
+    return "\n".join([headline, *rows, *listed("not judged  ", verdict.reasons)])
 
 
 def printable(text: str) -> str:
@@ -46,6 +48,25 @@ def shown_name(name: str, width: int = NAME_WIDTH) -> str:
     return kept + _ELLIPSIS
 
 
+def shown_middle(name: str, width: int = NAME_WIDTH) -> str:
+    """Return a name fit for a terminal whose end tells it from others: where it is too wide its middle goes.
+
+    Examples
+    --------
+    >>> shown_middle("features.denseblock4.denselayer16.conv2.weight", 30)
+    'features.d…ayer16.conv2.weight'
+    """
+    clean = printable(name)
+    if wcswidth(clean) <= width:
+        return clean
+    head, tail = clean[: width // 3], clean[-4 * width :]
+    while wcswidth(head) > width // 3:
+        head = head[:-1]
+    while wcswidth(tail) > width - 1 - wcswidth(head):
+        tail = tail[1:]
+    return head + _ELLIPSIS + tail
+
+
 def padded(text: str, width: int) -> str:
     """Return the text with blanks up to `width` terminal columns."""
     return text + " " * max(0, width - wcswidth(text))
@@ -59,15 +80,31 @@ def interval_text(group: Measures) -> str:
     return f"[{low:.3f}, {high:.3f}]"
 
 
-def _insufficient(verdict: Verdict, check: Check) -> str:
-    lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
-    lines += _listed("because  ", verdict.reasons)
-    if verdict.measured is not None:
-        lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
-    return "\n".join([*lines, f"  cure     {_cure(verdict.reasons)}"])
+def digits_apart(values: Iterable[Fraction]) -> int:
+    """Return how many decimals tell all distinct values apart, from 3 to 9.
+
+    Examples
+    --------
+    >>> digits_apart([Fraction(9001, 10000), Fraction(9, 10), Fraction(1, 2)])
+    4
+    """
+    ordered = sorted(set(values))
+    gaps = [high - low for low, high in pairwise(ordered)]
+    digits = _FEWEST_DIGITS
+    while digits < _MOST_DIGITS and any(gap < Fraction(1, 10**digits) for gap in gaps):
+        digits += 1
+    return digits
 
 
-def _cure(reasons: Sequence[str]) -> str:
+def listed(label: str, reasons: Sequence[str]) -> list[str]:
+    """Return a line for each reason, or for the first ten and how many more there are."""
+    lines = [f"  {label}{printable(reason)}" for reason in reasons[:MOST_REASONS]]
+    more = len(reasons) - MOST_REASONS
+    return lines if more <= 0 else [*lines, f"  {label}{more:,} more, for like reasons"]
+
+
+def cure(reasons: Sequence[str]) -> str:
+    """Return what the user can do about these reasons."""
     told = "\n".join(reasons)
     if "NaN" in told:
         return "find out why the model gives such logits, and to whom"
@@ -82,10 +119,12 @@ def _cure(reasons: Sequence[str]) -> str:
     )
 
 
-def _listed(label: str, reasons: Sequence[str]) -> list[str]:
-    lines = [f"  {label}{printable(reason)}" for reason in reasons[:MOST_REASONS]]
-    more = len(reasons) - MOST_REASONS
-    return lines if more <= 0 else [*lines, f"  {label}{more:,} more groups, for like reasons"]
+def _insufficient(verdict: Verdict, check: Check) -> str:
+    lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
+    lines += listed("because  ", verdict.reasons)
+    if verdict.measured is not None:
+        lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
+    return "\n".join([*lines, f"  cure     {cure(verdict.reasons)}"])
 
 
 def _gap_headline(verdict: Verdict, audit: Audit) -> str:

@@ -7,9 +7,10 @@ from enum import StrEnum
 from fractions import Fraction
 
 from qfair_check.errors import OptionError
+from qfair_check.gaps import accuracy_gap
 from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check, Limits
 from qfair_check.precision import Precision
-from qfair_check.record import Audit, Measures, PrecisionResult, accuracy_gap
+from qfair_check.record import Audit, Measures, PrecisionResult
 
 
 class Outcome(StrEnum):
@@ -96,10 +97,7 @@ def judge_one(
     OptionError
         If the audit does not hold the precision, or `min_group_size` makes no sense.
     """
-    if min_group_size < 1:
-        raise OptionError(f"the smallest group size is {min_group_size}: it is at least 1")
-    result = audit.at(precision)
-    finding = _FINDINGS[check.name](audit, result, min_group_size)
+    finding = find(audit, check, precision, min_group_size=min_group_size)
     measured = finding.measured
     if measured is not None and _breaks(measured, limit, check):
         outcome = Outcome.FAIL
@@ -109,7 +107,7 @@ def judge_one(
         outcome = Outcome.PASS
     return Verdict(
         check.name,
-        result.precision,
+        audit.at(precision).precision,
         limit,
         measured,
         finding.baseline,
@@ -121,7 +119,9 @@ def judge_one(
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class Finding:
+    """What a verdict rests on, before there is a limit; fields as those of `Verdict`."""
+
     measured: Fraction | None
     baseline: Fraction | None = None
     lowest: int | None = None
@@ -129,45 +129,60 @@ class _Finding:
     reasons: tuple[str, ...] = ()
 
 
+def find(
+    audit: Audit, check: Check, precision: str | int | Precision, *, min_group_size: int = DEFAULT_MIN_GROUP_SIZE
+) -> Finding:
+    """Return the quantity of a check at one precision, over the groups that can be judged.
+
+    Raises
+    ------
+    OptionError
+        If the audit does not hold the precision, or `min_group_size` makes no sense.
+    """
+    if min_group_size < 1:
+        raise OptionError(f"the smallest group size is {min_group_size}: it is at least 1")
+    return _FINDINGS[check.name](audit, audit.at(precision), min_group_size)
+
+
 def _breaks(measured: Fraction, limit: Decimal, check: Check) -> bool:
     bound = Fraction(limit)
     return measured > bound if check.is_ceiling else measured < bound
 
 
-def _gap(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _gap(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "accuracy", least)
     if len(held) < 2:
-        return _Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
+        return Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
     after = {group: _accuracy(result.groups[group]) for group in held}
     before = [audit.fp32.groups[group].exact_accuracy for group in held]
     known = [accuracy for accuracy in before if accuracy is not None]
     baseline = accuracy_gap(known) if len(known) == len(held) else None
     lowest, highest = min(held, key=after.__getitem__), max(held, key=after.__getitem__)
-    return _Finding(after[highest] - after[lowest], baseline, lowest, highest, reasons)
+    return Finding(after[highest] - after[lowest], baseline, lowest, highest, reasons)
 
 
-def _gap_increase(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _gap_increase(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "accuracy_drop", least)
     if len(held) < 2:
-        return _Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
+        return Finding(None, None, reasons=(*reasons, _too_few_groups(held)))
     after = {group: _accuracy(result.groups[group]) for group in held}
     before = accuracy_gap([_accuracy(audit.fp32.groups[group]) for group in held])
     lowest, highest = min(held, key=after.__getitem__), max(held, key=after.__getitem__)
-    return _Finding(after[highest] - after[lowest] - before, before, lowest, highest, reasons)
+    return Finding(after[highest] - after[lowest] - before, before, lowest, highest, reasons)
 
 
-def _worst_drop(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _worst_drop(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "accuracy_drop", least)
     drops = {group: _drop(audit, result, group) for group in held}
     return _largest(drops, reasons)
 
 
-def _worst_accuracy(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _worst_accuracy(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "accuracy", least)
     if not held:
-        return _Finding(None, reasons=reasons)
+        return Finding(None, reasons=reasons)
     lowest = min(held, key=lambda group: _accuracy(result.groups[group]))
-    return _Finding(
+    return Finding(
         _accuracy(result.groups[lowest]),
         audit.fp32.groups[lowest].exact_accuracy,
         lowest,
@@ -175,36 +190,36 @@ def _worst_accuracy(audit: Audit, result: PrecisionResult, least: int) -> _Findi
     )
 
 
-def _worst_flip_rate(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _worst_flip_rate(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "flip_rate", least)
     groups = result.groups
     return _largest({group: Fraction(groups[group].flips or 0, groups[group].samples) for group in held}, reasons)
 
 
-def _worst_cosine_distance(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _worst_cosine_distance(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     held, reasons = _judgeable(audit, result, "cosine_distance", least)
     return _largest({group: Fraction(result.groups[group].cosine_distance or 0) for group in held}, reasons)
 
 
-def _overall_accuracy(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _overall_accuracy(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     reasons = _overall_reasons(result, "accuracy", least)
     before = audit.fp32.overall.exact_accuracy
-    return _Finding(None if reasons else result.overall.exact_accuracy, before, reasons=reasons)
+    return Finding(None if reasons else result.overall.exact_accuracy, before, reasons=reasons)
 
 
-def _overall_drop(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _overall_drop(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     reasons = _overall_reasons(result, "accuracy_drop", least)
     after, before = result.overall.exact_accuracy, audit.fp32.overall.exact_accuracy
     if reasons or after is None or before is None:
-        return _Finding(None, before, reasons=reasons)
-    return _Finding(before - after, before)
+        return Finding(None, before, reasons=reasons)
+    return Finding(before - after, before)
 
 
-def _sparsity(audit: Audit, result: PrecisionResult, least: int) -> _Finding:
+def _sparsity(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     before = audit.fp32.weights
     if not result.weights.elements:
-        return _Finding(None, reasons=("the model has no quantized weights",))
-    return _Finding(
+        return Finding(None, reasons=("the model has no quantized weights",))
+    return Finding(
         Fraction(result.weights.zeros, result.weights.elements),
         Fraction(before.zeros, before.elements) if before.elements else None,
     )
@@ -253,11 +268,11 @@ def _too_few_groups(held: Sequence[int]) -> str:
     return "a gap needs two groups, and there is only one to judge" if held else "there is no group to judge"
 
 
-def _largest(values: dict[int, Fraction], reasons: tuple[str, ...]) -> _Finding:
+def _largest(values: dict[int, Fraction], reasons: tuple[str, ...]) -> Finding:
     if not values:
-        return _Finding(None, reasons=reasons)
+        return Finding(None, reasons=reasons)
     worst = max(values, key=values.__getitem__)
-    return _Finding(values[worst], None, worst, reasons=reasons)
+    return Finding(values[worst], None, worst, reasons=reasons)
 
 
 def _accuracy(group: Measures) -> Fraction:

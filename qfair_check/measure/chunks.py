@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qfair_check.errors import InputError, QFairError
-from qfair_check.inputs.data import ArraySamples, GroupedData, LabelledData
+from qfair_check.inputs.data import Blocks, GroupedData, LabelledData
 from qfair_check.inputs.grouped import Roster, Said
 from qfair_check.inputs.sample import Kind, Sample, SampleError, described, kind, mapped, parts, stacked
 from qfair_check.inputs.sample import size as size_of
@@ -113,6 +113,7 @@ class _Indexed(Dataset[_Read]):
 
     def __init__(self, data: Samples, seed: int) -> None:
         self._inputs: Any = data.inputs
+        self._blocks = data.inputs if isinstance(data.inputs, Blocks) else None
         self._data = data
         self._seed = seed
 
@@ -123,8 +124,11 @@ class _Indexed(Dataset[_Read]):
         return _read(self._data, index, self._seed, lambda: self._inputs[index])
 
     def __getitems__(self, indices: list[int]) -> Sample | list[_Read]:
-        if isinstance(self._inputs, ArraySamples):
-            return self._inputs.rows(indices[0], indices[-1] + 1)
+        if self._blocks is not None:
+            try:
+                return self._blocks.rows(indices[0], indices[-1] + 1)
+            except QFairError as error:
+                return [(indices[0], _Failure(indices[0], str(error), names_sample=True))]
         return [self[index] for index in indices]
 
 
@@ -157,11 +161,15 @@ def _collate(samples: Sample | list[_Read]) -> _Loaded | _Failure | _Ragged:
     return _Loaded(stacked(values), said)
 
 
-def _mismatch(found: Kind, expected: Kind) -> str:
-    return (
-        f"its shape is {described(found)}, and that of the samples before is {described(expected)}; for images of "
-        "several sizes pass --qfair-image-size, and pad texts to one length"
+def _mismatch(data: Samples, found: Kind, expected: Kind) -> str:
+    preprocessing = data.preprocessing if isinstance(data, GroupedData) else None
+    transforms = preprocessing.transforms if preprocessing else None
+    cure = (
+        f"the transforms {transforms} keep images of several sizes: name others with --qfair-transforms"
+        if transforms
+        else "for images of several sizes pass --qfair-image-size, and pad texts to one length"
     )
+    return f"its shape is {described(found)}, and that of the samples before is {described(expected)}; {cure}"
 
 
 def _loaded(data: Samples, batch_size: int, workers: int, seed: int) -> Iterator[_Loaded]:
@@ -177,11 +185,11 @@ def _loaded(data: Samples, batch_size: int, workers: int, seed: int) -> Iterator
             if isinstance(loaded, _Ragged):
                 expected = expected or loaded.kinds[0][1]
                 index, found = next(pair for pair in loaded.kinds if pair[1] != expected)
-                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(found, expected)}")
+                raise InputError(f"{data.where(index)} cannot be used: {_mismatch(data, found, expected)}")
             first = kind(mapped(lambda part: part[0], loaded.batch))
             expected = expected or first
             if first != expected:
-                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(first, expected)}")
+                raise InputError(f"{data.where(seen)} cannot be used: {_mismatch(data, first, expected)}")
             seen += len(loaded)
             yield loaded
     except RuntimeError as error:
@@ -201,16 +209,26 @@ def _loader(data: Samples, batch_size: int, workers: int, seed: int) -> Iterable
     )
 
 
+class _Asking:
+    """Gives the next sample of an iterable, which starts when the first is asked for."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._inputs = inputs
+        self._samples: Iterator[object] | None = None
+
+    def __call__(self) -> object:
+        self._samples = iter(self._inputs) if self._samples is None else self._samples
+        return next(self._samples)
+
+
 def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged]:
     """Read an iterable data set in this process: workers would each read it whole."""
-    inputs: Any = data.inputs
     index = 0
     pending: list[_Read] = []
-    samples = None
+    ask = _Asking(data.inputs)
     while True:
         try:
-            samples = iter(inputs) if samples is None else samples
-            pending.append(_read(data, index, seed, samples.__next__))
+            pending.append(_read(data, index, seed, ask))
         except StopIteration:
             break
         index += 1

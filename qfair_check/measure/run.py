@@ -20,6 +20,7 @@ from torch import nn
 from qfair_check import __version__
 from qfair_check.audit_file import outcomes_digest
 from qfair_check.errors import InputError, MeasureError, OptionError
+from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.inputs.sample import Sample, called, described, kind, mapped
@@ -47,8 +48,6 @@ from qfair_check.record import (
     RunRecord,
     Settings,
     Weights,
-    fvo,
-    fvo_increase,
 )
 
 _MOST = 2**31
@@ -320,7 +319,9 @@ def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) ->
         image_size=prepared.image_size if prepared else None,
         mean=prepared.mean if prepared else (),
         std=prepared.std if prepared else (),
-        notices=(*data.notices, *notices),
+        transforms=prepared.transforms if prepared else None,
+        bins=data.bins,
+        notices=(*model.notices, *data.notices, *notices),
     )
 
 

@@ -157,7 +157,7 @@ def _near(pattern: str, names: Sequence[str]) -> str:
     inside = [layer for layer in layers if layer.startswith(f"{pattern}.")]
     if inside:
         return f"to match the {len(inside)} layers inside it, write {pattern}.*"
-    near = get_close_matches(pattern, layers, n=_MOST_NEAR, cutoff=0.4)
+    near = get_close_matches(pattern, layers, n=_MOST_NEAR)
     shown = near or layers[:_MOST_NEAR]
     more = "" if near or len(layers) <= _MOST_NEAR else f" and {len(layers) - _MOST_NEAR} more"
     return f"{'close are' if near else 'there are'} {', '.join(shown)}{more}"

@@ -1,13 +1,17 @@
 """Which tensors of a module are quantized."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import nn
 
 from qfair_check.errors import InputError
+from qfair_check.quantize.graph import graph_weights
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_WEIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Embedding, nn.EmbeddingBag)
+_CONV1D = "transformers.pytorch_utils.Conv1D"  # a linear layer, its weight transposed, as in GPT-2
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -15,7 +19,9 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
     """Yield the name, the parameter and the axis of output channels of each tensor that is quantized.
 
     These are the weights of convolutions, linear layers, embeddings, attention projections and recurrent
-    layers, in the order of `named_modules`. Biases and norms are not quantized. A tied tensor comes once.
+    layers, in the order of `named_modules`; then, of modules that run a graph of operators, the parameters that
+    feed such operations. Layers of TorchScript count as what they were. Biases and norms are not quantized. A
+    tied tensor comes once.
 
     Parameters
     ----------
@@ -34,24 +40,47 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
     """
     seen: set[int] = set()
     for prefix, layer in module.named_modules():
-        axis = 1 if isinstance(layer, _TRANSPOSED) else 0
-        for name in _weight_names(layer):
+        kind = _kind(layer)
+        axis = 1 if issubclass(kind, _TRANSPOSED) or _is_conv1d(kind) else 0
+        for name in _weight_names(layer, kind):
             weight = getattr(layer, name)
             full_name = f"{prefix}.{name}" if prefix else name
             _check_plain(weight, full_name)
             if id(weight) not in seen:
                 seen.add(id(weight))
                 yield full_name, weight, axis
+    for full_name, weight, axis in graph_weights(module):
+        _check_plain(weight, full_name)
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            yield full_name, weight, axis
 
 
-def _weight_names(layer: nn.Module) -> list[str]:
-    if isinstance(layer, _ONE_WEIGHT):
+def _is_conv1d(kind: type) -> bool:
+    return f"{kind.__module__}.{kind.__qualname__}" == _CONV1D
+
+
+def _kind(layer: nn.Module) -> type:
+    """Return the class of a layer; that of the layer it was made from for TorchScript."""
+    if not isinstance(layer, torch.jit.ScriptModule):
+        return type(layer)
+    name = layer._c._type().qualified_name()
+    found = getattr(nn, name.rpartition(".")[2], None) if name.startswith("__torch__.torch.nn.") else None
+    if name.endswith(".NonDynamicallyQuantizableLinear"):
+        return nn.Linear
+    return found if isinstance(found, type) else type(layer)
+
+
+def _weight_names(layer: nn.Module, kind: type) -> list[str]:
+    if issubclass(kind, _ONE_WEIGHT) or _is_conv1d(kind):
         return ["weight"]
-    if isinstance(layer, nn.MultiheadAttention):
-        return [name for name in _ATTENTION_WEIGHTS if getattr(layer, name) is not None]
-    if isinstance(layer, nn.RNNBase):
-        return [name for name in layer._flat_weights_names if name.startswith("weight_")]
-    return ["weight_ih", "weight_hh"] if isinstance(layer, nn.RNNCellBase) else []
+    if issubclass(kind, nn.MultiheadAttention):
+        return [name for name in _ATTENTION_WEIGHTS if getattr(layer, name, None) is not None]
+    if issubclass(kind, nn.RNNBase):
+        # TorchScript of a trace keeps parameters alone, and a pruned layer has a name that is no parameter
+        names: Any = getattr(layer, "_flat_weights_names", None) or dict(layer.named_parameters(recurse=False))
+        return [name for name in names if name.startswith("weight_")]
+    return ["weight_ih", "weight_hh"] if issubclass(kind, nn.RNNCellBase) else []
 
 
 def _check_plain(weight: object, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import TextWrapper
 
 from wcwidth import wcswidth
 
@@ -10,11 +9,11 @@ from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import padded, printable, shown_name
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
+from qfair_check.report.table import wrapped
 
 MOST_GROUPS = 30
 _NAME_WIDTH = 28
 _LEAST_SHARE = 0.9
-_LEAST_WIDTH = 40
 _UNDEFINED = "undefined"
 _GROUP_CHECKS = ("fvo", "fvo-increase", "group-drop")
 _STYLES = {"": "", "bad": "\x1b[31m", "good": "\x1b[32m", "unsure": "\x1b[33m", "head": "\x1b[1m"}
@@ -45,7 +44,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
         Whether to use ANSI colours.
     """
     shown, left_out = _shown_groups(audit)
-    lines = [*_wrapped([*_preamble(audit), *_resolution(audit, verdicts)], width), ""]
+    lines = [*wrapped([*_preamble(audit), *_resolution(audit, verdicts)], width), ""]
     names = [shown_name(audit.groups[index], _NAME_WIDTH) for index in shown]
     name_width = max(map(wcswidth, [*names, "overall"]))
     count_width = len(f"{max(audit.data.samples, 1)}")
@@ -72,14 +71,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
     legend = ["accuracy and its change from fp32; * marks the worst group; FVO is the largest gap between groups"]
     if left_out:
         legend.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
-    return "\n".join([*lines, *_wrapped(legend, width)]) + "\n"
-
-
-def _wrapped(lines: Sequence[str], width: int) -> list[str]:
-    wrapper = TextWrapper(
-        max(width, _LEAST_WIDTH), subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
-    )
-    return [part for line in lines for part in wrapper.wrap(line)]
+    return "\n".join([*lines, *wrapped(legend, width)]) + "\n"
 
 
 def _preamble(audit: Audit) -> list[str]:

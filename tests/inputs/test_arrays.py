@@ -1,3 +1,4 @@
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from qfair_check.errors import InputError, OptionError
+from qfair_check.inputs.bins import bins_of
 from qfair_check.inputs.data import GroupedData, grouped_data, read_data
 from qfair_check.inputs.options import DataOptions, Preprocessing
 
@@ -23,6 +26,13 @@ def rows(data: GroupedData) -> torch.Tensor:
 def npz(folder: Path, **arrays: object) -> str:
     path = folder / "faces.npz"
     np.savez(path, **arrays)
+    return str(path)
+
+
+def tensors(folder: Path, metadata: dict[str, object] | None = None, **arrays: object) -> str:
+    path = folder / "faces.safetensors"
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+    save_file({name: torch.as_tensor(value) for name, value in arrays.items()}, path, texts)
     return str(path)
 
 
@@ -221,7 +231,8 @@ def test_a_dataset_is_used_as_it_is() -> None:
     assert data.inputs is squares
     assert data.preprocessing is None
     assert rows(data).flatten().tolist() == [0.0, 1.0, 4.0]
-    assert data.key != grouped_data(squares, [0, 1, 0]).key
+    assert data.key == grouped_data(squares, [0, 1, 0]).key
+    assert data.key != grouped_data(Squares(3), [0, 1, 0]).key
 
 
 def test_datasets_that_cannot_be_used() -> None:
@@ -372,12 +383,15 @@ def test_npz_that_is_a_single_array(tmp_path: Path) -> None:
         ({"group_by": ("race",)}, "group-by"),
         ({"split": "test"}, "split"),
         ({"features": ("age",)}, "features"),
+        ({"bins": bins_of({"group": [0, 1]})}, "bin"),
         ({"image_size": (4, 4)}, "image-size"),
+        ({"transforms": "ResNet18_Weights.DEFAULT"}, "transforms"),
     ],
 )
-def test_npz_with_options_of_manifests(tmp_path: Path, option: dict[str, object], name: str) -> None:
-    with pytest.raises(OptionError, match=f"--qfair-{name} is for "):
-        read(npz(tmp_path, x=X, y=Y), **option)
+def test_arrays_with_options_of_manifests(tmp_path: Path, option: dict[str, object], name: str) -> None:
+    for path in (npz(tmp_path, x=X, y=Y), tensors(tmp_path, x=X, y=Y)):
+        with pytest.raises(OptionError, match=f"--qfair-{name} is for "):
+            read(path, **option)
 
 
 def test_npz_with_an_empty_group(tmp_path: Path) -> None:
@@ -387,3 +401,113 @@ def test_npz_with_an_empty_group(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"group of {path} is empty for 1 sample: sample 1; fill it in, or leave those samples out"
     )
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int32, torch.bool])
+def test_safetensors_are_read_as_arrays_are(tmp_path: Path, kind: torch.dtype) -> None:
+    x = torch.arange(8).reshape(4, 2).to(kind)
+    data = read(tensors(tmp_path, x=x, y=Y, group=[10, 9, 10, 9], other=[0.5]))
+    peer = grouped_data(x, Y, torch.tensor([10, 9, 10, 9]))
+    assert torch.equal(rows(data), rows(peer))
+    assert (data.labels.tolist(), data.classes, data.class_order) == (Y, ("0", "1"), "indices")
+    assert (data.groups.tolist(), data.group_names, data.group_by) == ([1, 0, 1, 0], ("9", "10"), ("group",))
+
+
+def test_safetensors_and_npz_with_the_same_content_have_the_same_digest(tmp_path: Path) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert read(tensors(tmp_path, x=x, y=Y)).content == read(npz(tmp_path, x=x, y=Y)).content
+
+
+def test_safetensors_may_name_classes_and_groups(tmp_path: Path) -> None:
+    path = tensors(tmp_path, {"classes": ["dog", "cat", "ox"], "groups": ["z", "a"]}, x=X, y=Y, group=[0, 1, 1, 1])
+    data = read(path)
+    assert (data.classes, data.labels.tolist(), data.class_order) == (("dog", "cat", "ox"), Y, "data")
+    assert (data.group_names, data.groups.tolist()) == (("z", "a"), [0, 1, 1, 1])
+    data = read_data(DataOptions(path), model_classes=("cat", "dog"))
+    assert (data.classes, data.labels.tolist(), data.class_order) == (("cat", "dog"), [0, 1, 0, 0], "model")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"classes": ["a"]}, "y of FILE holds 1 at sample 0, and the metadata names 1 (a): give indices from 0 to 0"),
+        ({"groups": ["a", "b"]}, "group of FILE holds 7 at sample 2, and the metadata names 2 (a, b): give indices "),
+        ({"classes": "a, b"}, "classes in the metadata of FILE is no JSON list of names ("),
+        ({"groups": [1, 2]}, "groups in the metadata of FILE is no JSON list of names ("),
+        ({"classes": "[" * 100_000}, "classes in the metadata of FILE is no JSON list of names ("),
+        ({"classes": ["a", "a"]}, "classes in the metadata of FILE is 'a', 'a': name each once"),
+        ({"groups": ["a", ""]}, "groups in the metadata of FILE is 'a', '': name each once"),
+    ],
+)  # fmt: skip
+def test_safetensors_with_names_that_cannot_be_used(tmp_path: Path, metadata: dict[str, object], reason: str) -> None:
+    path = tensors(tmp_path, metadata, x=X, y=Y, group=[0, 1, 7, 0])
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).replace(path, "FILE").startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"images": X, "y": Y}, "FILE has no array x: it holds images, y; save x, y and optionally group"),
+        ({"x": X}, "FILE has no array y: it holds x; save x, y and optionally group"),
+        ({"x": X, "y": [0.0, 1, 0, 1]}, "y of FILE holds values of type float32: give whole numbers or names"),
+        ({"x": X, "y": [0, 1]}, "x of FILE has 4 samples and y has 2: give one label for each"),
+        ({"x": X * np.nan, "y": Y}, "x of FILE holds values that are not finite"),
+        ({"x": torch.ones(4, dtype=torch.complex64), "y": Y}, "x of FILE holds values of type complex64: give numbers"),
+    ],
+)  # fmt: skip
+def test_safetensors_that_cannot_be_used(tmp_path: Path, arrays: dict[str, object], reason: str) -> None:
+    path = tensors(tmp_path, **arrays)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).replace(path, "FILE").startswith(reason)
+
+
+@pytest.mark.parametrize("content", [b"no tensors at all", b"\xff" * 100, b"\x02" + bytes(7) + b"{}"])
+def test_what_is_no_safetensors(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "faces.safetensors").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"faces\.safetensors (as \.safetensors \(truncated or damaged|has no array x)"
+    ):
+        read(str(tmp_path / "faces.safetensors"))
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.97])
+def test_truncated_safetensors(tmp_path: Path, part: float) -> None:
+    path = Path(tensors(tmp_path, x=np.zeros((50, 50)), y=np.zeros(50, int)))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(
+        InputError, match=r"cannot read .*faces\.safetensors as \.safetensors \(truncated or damaged\?\)"
+    ):
+        read(str(path))
+
+
+def test_arrays_by_name_are_given_to_the_model_by_name() -> None:
+    ids, mask = np.arange(6).reshape(3, 2), np.array([[1.0, 0.0]] * 3)
+    data = grouped_data({"ids": ids, "mask": torch.from_numpy(mask)}, [0, 1, 0])
+    assert data.size == 3
+    assert {name: part.tolist() for name, part in data.inputs[2].items()} == {"ids": [4, 5], "mask": [1.0, 0.0]}
+    assert data.inputs[0]["mask"].dtype == torch.float32
+    assert data.key == grouped_data({"ids": ids, "mask": mask}, [0, 1, 0]).key
+    assert data.key != grouped_data({"mask": mask, "ids": ids + 1}, [0, 1, 0]).key
+    (notice,) = grouped_data({"ids": ids, "image": ids.astype(np.uint8)}, [0, 1, 0]).notices
+    assert notice.startswith("x['image'] holds bytes (uint8): scaled to [0, 1]")
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        ({}, "the arrays of x differ in their number of samples (there is none)"),
+        ({"a": X, "b": X[:1]}, "the arrays of x differ in their number of samples (a "),
+        ({"a": X, "b": ["text"] * len(X)}, "x['b'] holds values of type <U4: give numbers"),
+        ({"a": X * np.nan}, "x['a'] holds values that are not finite"),
+    ],
+)
+def test_arrays_by_name_that_cannot_be_used(x: object, told: str) -> None:
+    assert message(x, Y).startswith(told)
+
+
+def test_arrays_by_name_are_not_normalized() -> None:
+    with pytest.raises(OptionError, match="mean and std are for one array"):
+        grouped_data({"a": X}, Y, mean=[0.5], std=[0.5])

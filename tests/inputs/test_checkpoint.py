@@ -25,6 +25,7 @@ REFUSED = (
     "(torch.save(model.state_dict(), ...) or qfair_check.save_model(model, ..., arch=...)) and name the architecture, "
     "or, if you made the file yourself, pass --qfair-trust-pickle"
 )
+ACCEPTED = "give a model file (.safetensors, .pt, .pth, .pt2, .ckpt, .bin), or a folder of Hugging Face"
 
 
 class Malicious:
@@ -238,25 +239,28 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert message(tmp_path) == "net is a folder: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path) == (
+        "net is a folder without weights: give a model file, or a folder as save_pretrained writes it, with one of "
+        "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json"
+    )
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "net.onnx", "folder/net.pt"])
 def test_a_missing_file(tmp_path: Path, name: str) -> None:
-    assert message(tmp_path / name) == "there is no model file net: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path / name) == f"there is no model file net: {ACCEPTED}"
 
 
 def test_a_dangling_link(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     path.symlink_to(tmp_path / "gone.pt")
-    assert message(path) == "there is no model file net: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == f"there is no model file net: {ACCEPTED}"
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net", "net.txt", "net.safetensors.gz"])
 def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x08\x07")
-    assert message(path) == "net is of a kind that cannot be read: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == f"net is of a kind that cannot be read: {ACCEPTED}"
 
 
 @pytest.mark.skipif(not Path(os.devnull).is_char_device(), reason="there is no null device")
@@ -264,19 +268,19 @@ def test_a_file_of_another_kind(tmp_path: Path, name: str) -> None:
 def test_a_device(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
     path.symlink_to(os.devnull)
-    assert message(path) == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth)"
+    assert message(path) == f"net is a device or a pipe: {ACCEPTED}"
     assert "is a device or a pipe" in message(Path(os.devnull))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.pt")
-    assert message(tmp_path / "net.pt") == "net is a device or a pipe: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path / "net.pt") == f"net is a device or a pipe: {ACCEPTED}"
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_an_empty_file(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"net{suffix}").touch()
-    assert message(tmp_path / f"net{suffix}") == "net is empty: give a model file (.safetensors, .pt, .pth)"
+    assert message(tmp_path / f"net{suffix}") == f"net is empty: {ACCEPTED}"
 
 
 def test_a_checkpoint_that_contains_itself(tmp_path: Path) -> None:

@@ -19,22 +19,22 @@ def test_suffix_chooses_the_reader(tmp_path: Path) -> None:
     assert len(load_data(tmp_path / "a.npz").labels) == 3
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a", "a.npy"])
+@pytest.mark.parametrize("name", ["a.feather", "a", "a.npy"])
 def test_other_kinds_of_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
     with pytest.raises(InputError) as caught:
         load_data(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name} is of a kind that cannot be read: give a .csv manifest, an .npz with arrays x and y, "
-        "package.module:function, or demo"
+        f"{tmp_path / name} is of a kind that cannot be read: give a .csv or .parquet manifest, an .npz or "
+        ".safetensors file with x and y, a folder of images, package.module:function, or demo"
     )
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no data file .*gone\.csv: give a \.csv manifest"):
+    with pytest.raises(InputError, match=r"there is no data file .*gone\.csv: give a \.csv or \.parquet manifest"):
         load_data(tmp_path / "gone.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match=r"folder\.csv is a folder: give a \.csv manifest"):
+    with pytest.raises(InputError, match=r"folder\.csv is a folder with neither class folders"):
         load_data(tmp_path / "folder.csv")
 
 

@@ -296,7 +296,8 @@ def test_spaces_around_cells_do_not_make_names(tmp_path: Path) -> None:
     [
         (
             b"",
-            "faces.csv is empty: give a .csv manifest, an .npz with arrays x and y, package.module:function, or demo",
+            "faces.csv is empty: give a .csv or .parquet manifest, an .npz or .safetensors file with x and y,"
+            " a folder of images, package.module:function, or demo",
         ),
         (b"\n \n", "faces.csv is empty: give a header, and one row for each sample"),
         (b"a,label\n", "faces.csv has a header and no rows: give one row for each sample"),

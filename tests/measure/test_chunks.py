@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from qfair_check.errors import InputError
-from qfair_check.inputs.data import grouped_data
+from qfair_check.inputs.data import Blocks, grouped_data
 from qfair_check.measure.chunks import CHUNK, chunks, data_sha256
 
 SIZE = 150
@@ -173,6 +173,19 @@ def test_an_error_that_names_its_sample_is_passed_on(workers):
         return torch.zeros(2)
 
     assert message(dataset(function), workers=workers) == "row 7 (a.jpg) is no image"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_block_is_passed_on(workers):
+    class Damaged(Blocks):
+        def __len__(self):
+            return 10
+
+        def rows(self, start, stop):
+            raise InputError(f"rows {start} to {stop} are damaged")
+
+    data = replace(dataset(lambda index: torch.zeros(2)), inputs=Damaged())
+    assert message(data, batch_size=4, workers=workers) == "rows 0 to 4 are damaged"
 
 
 def test_a_sample_that_is_no_tensor_is_named():

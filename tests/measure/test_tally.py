@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 from torch.nn import functional
 
+from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.measure.tally import Tally
-from qfair_check.record import Measures, fvo, fvo_increase
+from qfair_check.record import Measures
 
 LN3 = math.log(3)
 MEANS = (

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -52,6 +54,19 @@ def images(content: bytes | None) -> Callable[[Path], None]:
     return write
 
 
+def parquet(**columns: object) -> Callable[[Path], None]:
+    return lambda folder: pq.write_table(pa.table(columns), folder / "rows.parquet")
+
+
+def folder(*names: str) -> Callable[[Path], None]:
+    def write(place: Path) -> None:
+        for name in names:
+            (place / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (2, 1)).save(place / "images" / name)
+
+    return write
+
+
 def nothing(folder: Path) -> None:
     assert folder.is_dir()
 
@@ -70,9 +85,11 @@ def network(body: str) -> Callable[[Path], None]:
 
 
 ON_ROWS = (*MODEL, "--qfair-data=rows.csv")
+ON_PARQUET = (*MODEL, "--qfair-data=rows.parquet", "--qfair-features=a,b")
+ON_FOLDER = (*MODEL, "--qfair-data=images")
 CASES = {
     "no model file": (nothing, ("--qfair-model=gone.pt", *DATA), "there is no model file gone.pt: give a model file *"),
-    "model is a folder": (nothing, ("--qfair-model=.", *DATA), ". is a folder: give a model file *"),
+    "model is a folder": (nothing, ("--qfair-model=.", *DATA), ". is a folder without weights: give a model file*"),
     "cut model": (cut("tiny.safetensors"), BOTH, "cannot read tiny.safetensors as safetensors (truncated *"),
     "evil": (
         evil,
@@ -145,6 +162,32 @@ CASES = {
         "column path of *names 1 image that cannot be found: row 3 *",
     ),
     "corrupt image": (images(b"no image"), ON_ROWS, "the image of row 3 (bad.png) cannot be decoded: *"),
+    "a Parquet file with a wrong column type": (
+        parquet(a=[1.0], b=[2.0], label=["no"], group=[0.5]),
+        ON_PARQUET,
+        "column group of rows.parquet is of type double, which names no class or group: *",
+    ),
+    "a Parquet file with a missing feature": (
+        parquet(a=[1.0, None], b=[2.0, 3.0], label=["no", "yes"]),
+        ON_PARQUET,
+        "column a of rows.parquet holds a value that is not finite (*) in row 2: *",
+    ),
+    "no Parquet file": (
+        lambda place: (place / "rows.parquet").write_bytes(b"x" * 100),
+        ON_PARQUET,
+        "cannot read rows.parquet as Parquet (truncated or damaged?): *",
+    ),
+    "bins that leave values out": (
+        table("a,b,label,age\n1,2,no,30\n1,2,yes,70\n"),
+        (*ON_ROWS, "--qfair-features=a,b", "--qfair-group-by=age", "--qfair-bin=age=0,65"),
+        "column age of rows.csv holds 70, in no bin of age=0,65, for 1 sample: row 3; widen the bins, *",
+    ),
+    "unknown transforms": (
+        folder("no/a.png"),
+        (*ON_FOLDER, "--qfair-transforms=ResNet18_Weights.V1"),
+        "torchvision has no weights 'ResNet18_Weights.V1'; close: *",
+    ),
+    "a folder of neither classes nor faces": (folder("a.png"), ON_FOLDER, "images is a folder with neither *"),
     "a model that fails": (
         network("    def forward(self, x): raise ValueError('odd')"),
         BOTH,

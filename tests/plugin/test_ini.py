@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from qfair_check.options import PLUGIN_OPTIONS
+from qfair_check.record import Audit
 
 
 @pytest.mark.parametrize("option", PLUGIN_OPTIONS, ids=lambda option: option.name)
@@ -27,6 +28,25 @@ def test_an_ini_file_can_say_everything(pytester, tiny):
     assert "at int4, int2, mse/symmetric/per-tensor" in result.stdout.str()
     assert "worst group's accuracy drop <= 0.05, int2=0.9" in result.stdout.str()
     assert (tiny / "audit.json").exists()
+
+
+def test_bins_may_stand_in_the_ini_file(pytester, tiny):
+    rows = "".join(f"{index % 2},{index % 2},{'no' if index % 2 else 'yes'},{index}\n" for index in range(80))
+    (tiny / "rows.csv").write_text(f"a,b,label,age\n{rows}")
+    pytester.makeini(
+        """
+        [pytest]
+        qfair_model = tiny.safetensors
+        qfair_data = rows.csv
+        qfair_features = a,b
+        qfair_group_by = age
+        qfair_bin = age=0,40,79
+        qfair_json = audit.json
+        """
+    )
+    pytester.runpytest()
+    audit = Audit.load(tiny / "audit.json")
+    assert (audit.groups, audit.inputs.bins) == (("[0, 40)", "[40, 79]"), "age=0,40,79")
 
 
 def test_the_command_line_wins(gate, pytester):

@@ -213,3 +213,37 @@ def test_a_plain_callable_cannot_be_quantized(pytester):
     result = pytester.runpytest("--bits=8")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: the model is a plain callable and has no weights to quantize*"])
+
+
+def test_a_data_set_of_a_fixture_is_read_once_for_all_tests(pytester):
+    pytester.makeconftest(
+        OVERRIDE.replace("return DATA", "return Counted()")
+        + """
+from torch.utils.data import Dataset
+
+READ = []
+
+class Counted(Dataset):
+    def __len__(self):
+        return 80
+    def __getitem__(self, index):
+        READ.append(index)
+        return torch.tensor([1.0, 0.0]), 0, "AB"[index % 2]
+
+@pytest.fixture
+def read():
+    return READ
+"""
+    )
+    pytester.makepyfile(
+        """
+        def test_one(qfair_audit, read):
+            assert len(read) == 80
+
+        def test_two(qfair, read):
+            assert len(read) == 80
+            assert qfair.audit.groups == ("A", "B")
+        """
+    )
+    result = pytester.runpytest("--bits=8", "-k", "test_one or test_two")
+    result.assert_outcomes(passed=2, deselected=3)

@@ -100,3 +100,48 @@ def test_what_is_no_audit_is_a_usage_error(pytester, content, told):
     result = pytester.runpytest("--qfair-audit=audit.json")
     assert result.ret == 4
     result.stderr.fnmatch_lines([f"ERROR: {told}"])
+
+
+def test_the_front_against_other_audits(pytester, saved, make_audit):
+    counts = {"A": 45, "B": 36}
+    make_audit({"A": 50, "B": 40}, fp32=counts, int4={"A": 44, "B": 31}).save(pytester.path / "other.json")
+    make_audit({"A": 50, "B": 41}, fp32=counts, int4=counts).save(pytester.path / "elsewhere.json")
+    pytester.makepyfile(
+        """
+        import qfair_check
+
+        def test_file(qfair):
+            qfair.assert_on_pareto_front("other.json")
+
+        def test_audit(qfair):
+            qfair.assert_on_pareto_front(qfair_check.Audit.load("other.json"))
+
+        def test_nothing(qfair):
+            qfair.assert_on_pareto_front()
+
+        def test_other_samples(qfair):
+            qfair.assert_on_pareto_front("elsewhere.json")
+        """
+    )
+    options = ("--qfair-audit=audit.json", "--deselect=qfair::")
+    result = pytester.runpytest(*options, "--bits=8,4", "-k", "test_file or test_audit")
+    result.assert_outcomes(passed=2, failed=2, deselected=10)
+    result.stdout.fnmatch_lines(
+        [
+            "*int4 of the audit is not on the Pareto front: overall accuracy 0.822, FVO 0.130",
+            "*  worst   B  n=40   accuracy 0.750  [[]0.598, 0.858[]]",
+            "*  better  int4 of others[[]0[]]: overall accuracy 0.833 (+0.011), FVO 0.105 (-0.025)",
+            "*  worst   B  n=40   accuracy 0.775  [[]0.625, 0.877[]]",
+        ]
+    )
+    result = pytester.runpytest(*options, "--bits=8", "-k", "test_nothing or test_other")
+    result.assert_outcomes(failed=2, deselected=5)
+    result.stdout.fnmatch_lines(["*there is nothing to compare with: give other audits, or the files that hold them"])
+    result.stdout.fnmatch_lines(
+        ["*the audit and others[[]0[]] cannot be compared: group B has 40 samples in the audit *"]
+    )
+    result = pytester.runpytest(*options, "--bits=8", "--qfair-min-group-size=45", "-k", "test_file")
+    result.assert_outcomes(failed=1, deselected=6)
+    result.stdout.fnmatch_lines(["*  because  group B has 40 samples, and judging needs 45"])
+    warned = (*options, "--bits=8", "--qfair-min-group-size=45", "--qfair-insufficient=warn", "-k", "test_file")
+    pytester.runpytest(*warned, "-Wdefault").assert_outcomes(passed=1, deselected=6, warnings=1)
