@@ -172,7 +172,7 @@ def test_the_other_name_of_a_tied_weight():
     net.add_module("tied", nn.Linear(8, 8))
     net.tied.weight = net[2].weight
     for words in ({"layer_bits": "tied=8"}, {"exclude": "tied.*"}):
-        with pytest.raises(OptionError, match="names .tied.*, which has no weight of its own but is tied: name 2"):
+        with pytest.raises(OptionError, match="which has no weight of its own but is tied: name 2"):
             quantize_model(net, 4, allocation=Allocation.of(**words))
     assert quantize_model(net, 4, allocation=Allocation.of("2=8")).layers[1].bits == 8
 
