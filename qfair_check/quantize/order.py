@@ -47,7 +47,9 @@ def first_and_last(module: nn.Module, weights: Sequence[tuple[str, Tensor]], bat
 
 
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each weight that an operator takes, in graphs and TorchScript too."""
+    """Notes each weight that an operator takes, in TorchScript too; torch.cond takes those of all its branches."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -68,6 +68,19 @@ def test_a_traced_and_an_exported_module():
     assert by_name(torch.export.export(net, (x,)).module(), x) == ("inner.weight", "out.weight")
 
 
+def test_a_condition_takes_the_weights_of_its_branches():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.branch = nn.Linear(3, 2), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.head(torch.cond(x.sum() > 0, self.branch, lambda x: x + 1, (x,)))
+
+    program = as_model(torch.export.export(Branches(), (torch.ones(2, 3),))).module
+    assert by_name(program, torch.ones(2, 3)) == ("branch.weight", "head.weight")
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("made", [torch.jit.script, lambda net: torch.jit.trace(net, torch.randn(2, 3))])
 def test_torchscript(made):
