@@ -220,3 +220,22 @@ def test_the_first_and_last_layer_are_those_of_the_execution():
 
 def test_the_name_of_a_layer():
     assert [layer_of(name) for name in ("weight", "fc.weight", "rnn.weight_ih_l0")] == ["", "fc", "rnn"]
+
+
+def test_looking_for_the_first_and_last_layer_leaves_a_model_that_remembers_as_it_was():
+    class Counts(nn.Sequential):
+        def __init__(self, *layers):
+            super().__init__(*layers)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += 1
+            return super().forward(x) * torch.where(self.seen == 1, 1.0, -1.0)
+
+    data = (torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), [0, 1, 2] * 20)
+    plain, found = (
+        qfair_check.audit(Counts(*small()), data, 8, allocation=Allocation.of(first_last=first_last))
+        for first_last in (None, 8)
+    )
+    assert found.fp32 == plain.fp32
+    assert found.at(8).overall.flips == plain.at(8).overall.flips
