@@ -155,7 +155,7 @@ def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray
     try:
         with torch.inference_mode():
             return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size]
-    except Exception as error:  # the user's model may raise anything
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
         raised = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
         last = data.where(chunk.start + chunk.size - 1)
         has_floats = any(part.is_floating_point() for _, part in parts(chunk.batch))

@@ -1,5 +1,6 @@
 import copy
 import random
+import sys
 from dataclasses import fields, replace
 
 import msgspec
@@ -281,6 +282,7 @@ def test_many_classes_are_counted_in_blocks():
             "it returned a dict, not a tensor of logits, a tuple that starts with one, or an object with .logits",
         ),
         (lambda logits: {"logits": logits}["scores"], "KeyError: 'scores'"),
+        (lambda logits: sys.exit(0), "SystemExit: 0"),
     ],
 )
 def test_a_wrong_answer_names_samples_and_shape(function, message):
