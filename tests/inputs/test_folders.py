@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from qfair_check.errors import InputError
 from qfair_check.inputs.data import GroupedData, load_data
 from qfair_check.measure.run import audit
+from qfair_check.record import Audit
 
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 GENDERS = ("male", "female")
@@ -90,6 +92,53 @@ def test_files_that_are_no_images_are_told(animals: Path) -> None:
     assert data.notices[0] == (
         f"left out of {animals}: cover.png, list.txt, cat/notes.md, which are no images by their names or place"
     )
+
+
+def test_links_to_folders_are_followed_as_torchvision_does(
+    animals: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = tmp_path_factory.mktemp("store")
+    image(store / "b" / "1.png")
+    image(store / "a" / "2.png")
+    (animals / "dog" / "more").symlink_to(store)
+    (animals / "ant").symlink_to(store)
+    data, peer = load_data(animals, **NORMAL), ImageFolder(animals)
+    assert [data.where(index) for index in range(data.size)] == [
+        str(Path(name).relative_to(animals)) for name, _ in peer.samples
+    ]
+    assert data.labels.tolist() == peer.targets
+
+
+@pytest.mark.parametrize(("link", "target"), [("cat/deep/round", "."), ("dog/up", ".."), ("dog/top", "../..")])
+def test_a_link_that_leads_in_a_circle_would_count_images_many_times(animals: Path, link: str, target: str) -> None:
+    (animals / link).symlink_to(target)
+    told = message(animals)
+    assert told.startswith(f"the folder {link}")
+    assert told.endswith(" in FOLDER is a link to a folder that holds it: remove it")
+
+
+def test_a_folder_that_cannot_be_read_is_told(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert message(animals) == "cannot read the folder FOLDER/cat/deep: Permission denied"
+
+
+def test_names_that_are_no_utf8(animals: Path) -> None:
+    odd = os.fsdecode(b"b\xe4r")
+    image(animals / "dog" / f"{odd}.png")
+    image(animals / odd / "a.png")
+    data = load_data(animals, **NORMAL)
+    assert (data.size, data.classes) == (6, ("b\\xe4r", "cat", "dog"))
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    made = audit(net, data, 8, workers=0)
+    made.save(animals / "audit.json")
+    assert Audit.load(animals / "audit.json").measured_json() == made.measured_json()
 
 
 def test_a_damaged_image_is_named(animals: Path) -> None:
