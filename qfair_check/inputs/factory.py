@@ -1,12 +1,13 @@
 """A function that the user names, ``package.module:factory``, gives a data set."""
 
 import hashlib
+from collections.abc import Mapping
 
 from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError, OptionError, QFairError
 from qfair_check.inputs.architecture import import_object
-from qfair_check.inputs.arrays import grouped_data
+from qfair_check.inputs.arrays import arrays_in, grouped_data
 from qfair_check.inputs.grouped import GroupedData
 from qfair_check.inputs.labelled import LabelledData, labelled
 from qfair_check.inputs.options import DataOptions
@@ -37,6 +38,7 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
                 f"--qfair-{name} is for files, and {options.path} is a function that gives samples as the model takes "
                 "them: let it do this"
             )
+    for_keys = {"label": options.label, "group-by": options.group_by}
     factory = import_object(options.path)
     if not callable(factory):
         raise InputError(f"{options.path} is a {type(factory).__name__}, not a function that gives a data set")
@@ -47,9 +49,12 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"{options.path} failed: {type(error).__name__}: {error}") from error
     if isinstance(given, GroupedData | LabelledData):
+        _refuse(options, {"classes": options.classes, **for_keys}, "grouped data, which says this itself")
         return given
-    if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], Dataset):
-        return grouped_data(*given, classes=options.classes or model_classes)
+    arrays = arrays_in(given)
+    if arrays is not None and not isinstance(arrays[0], Dataset):
+        _refuse(options, for_keys, "arrays, which have no keys")
+        return grouped_data(*arrays, classes=options.classes or model_classes)
     return labelled(
         given,
         options.path,
@@ -59,3 +64,9 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
         classes=options.classes,
         model_classes=model_classes,
     )
+
+
+def _refuse(options: DataOptions, idle: Mapping[str, object], what: str) -> None:
+    for name, value in idle.items():
+        if value:
+            raise OptionError(f"--qfair-{name} makes no sense here: {options.path} gives {what}; leave it out")

@@ -30,6 +30,15 @@ class Flow(IterableDataset):
 def arrays():
     return X, Y, SEX
 
+def named_arrays():
+    return {"x": X, "y": Y, "group": SEX}
+
+def mapping():
+    return {"train": People()}
+
+def loader():
+    return torch.utils.data.DataLoader(People(), batch_size=8)
+
 def grouped():
     return qfair_check.grouped_data(X, Y, SEX)
 
@@ -47,6 +56,9 @@ def leaves():
 
 def refused():
     raise qfair_check.InputError("the archive is not mounted")
+
+def generator():
+    yield from listed()
 
 constant = 5
 """
@@ -77,7 +89,7 @@ def test_what_a_factory_may_give():
     net = network()
     found = {
         name: qfair_check.audit(net, qfair_check.load_data(f"people_data:{name}"), 8).measured_json()
-        for name in ("People", "Flow", "arrays", "grouped", "listed")
+        for name in ("People", "Flow", "arrays", "named_arrays", "grouped", "listed")
     }
     assert len(set(found.values())) == 1
 
@@ -95,6 +107,14 @@ def test_factories_that_cannot_be_used():
         "people_data:number gives a int, not a torch Dataset: give one of samples (x, y), (x, y, group), or mappings "
         "with a label"
     )
+    assert message("people_data:generator") == (
+        "people_data:generator gives a generator, which can be read only once: give an IterableDataset, whose __iter__ "
+        "starts anew"
+    )
+    assert message("people_data:loader") == (
+        "people_data:loader gives a DataLoader, whose samples come in batches: give the data set that it loads"
+    )
+    assert message("people_data:mapping").startswith("people_data:mapping gives a dict, not a torch Dataset: ")
     assert message("people_data:broken") == "people_data:broken failed: OSError: disk on fire"
     assert message("people_data:leaves") == "people_data:leaves failed: SystemExit: 3"
     assert message("people_data:refused") == "the archive is not mounted"
@@ -110,6 +130,22 @@ def test_factories_that_cannot_be_used():
 def test_options_of_files_are_refused(option, value):
     told = message("people_data:People", OptionError, **{option: value})
     assert told.startswith(f"--qfair-{option.replace('_', '-')} is for files, and people_data:People is a function")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "gives"),
+    [
+        ("arrays", "label", "y", "arrays, which have no keys"),
+        ("arrays", "group_by", "sex", "arrays, which have no keys"),
+        ("grouped", "label", "y", "grouped data, which says this itself"),
+        ("grouped", "group_by", "sex", "grouped data, which says this itself"),
+        ("grouped", "classes", ["no", "yes"], "grouped data, which says this itself"),
+    ],
+)
+def test_options_that_would_count_for_nothing_are_refused(name, option, value, gives):
+    assert message(f"people_data:{name}", OptionError, **{option: value}) == (
+        f"--qfair-{option.replace('_', '-')} makes no sense here: people_data:{name} gives {gives}; leave it out"
+    )
 
 
 @pytest.mark.parametrize(
