@@ -11,6 +11,7 @@ from qfair_check.audit_file import pack_outcomes
 from qfair_check.errors import InputError, MeasureError
 from qfair_check.inputs.grouped import GroupedData, Roster
 from qfair_check.inputs.sample import described, kind, mapped, parts
+from qfair_check.inputs.wording import listed
 from qfair_check.measure.chunks import Chunk, Samples
 from qfair_check.measure.forward import Forward
 from qfair_check.measure.tally import Tally
@@ -160,6 +161,8 @@ def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray
         last = data.where(chunk.start + chunk.size - 1)
         has_floats = any(part.is_floating_point() for _, part in parts(chunk.batch))
         cure = "" if has_floats else "; if the model takes floats, give x as floats"
+        if isinstance(chunk.batch, dict) and isinstance(error, TypeError):
+            cure = f"; it was called with {listed(chunk.batch)} by name: let samples hold only what the model takes"
         raise MeasureError(
             f"the model at {forward.precision} failed on {data.where(chunk.start)} to {last}, as a batch of shape "
             f"{described(kind(chunk.batch))}: {raised}{error}{cure}"

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from qfair_check.errors import InputError
 from qfair_check.inputs.data import GroupedData, load_data
+from qfair_check.inputs.labelled import labelled
 from qfair_check.measure.run import audit
 from qfair_check.record import Audit
 
@@ -242,8 +244,29 @@ def test_measured_parts_are_those_of_manifests(faces: Path, options: dict[str, o
     torch.manual_seed(0)
     outputs = 2 if options["label"] == "gender" else 5
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, outputs))
+    by_folder = load_data(faces, **options, **NORMAL)
+    bins = pd.cut(
+        table["age"], [0, 18, 40, 65, 121], right=False, labels=["[0, 18)", "[18, 40)", "[40, 65)", "[65, 120]"]
+    )
+    told = table.assign(age=bins).to_dict("records")
+    keys = {"label": options["label"], "group_by": np.atleast_1d(options.get("group_by", ())).tolist()}
+
+    class Faces(Dataset):
+        def __len__(self) -> int:
+            return len(told)
+
+        def __getitem__(self, index: int) -> dict[str, object]:
+            asked = {name: told[index][name] for name in [keys["label"], *keys["group_by"]]}
+            return {"x": by_folder.inputs[index], **asked}
+
+    by_function = labelled(
+        Faces(), "faces:test", "key", classes=by_folder.classes, label=keys["label"], group_by=tuple(keys["group_by"])
+    )
+    files = [load_data(faces.parent / name, **options, **NORMAL) for name in ("faces.csv", "faces.parquet")]
     measured = {
-        audit(net, load_data(path, **options, **NORMAL), "8,4", workers=0).measured_json()
-        for path in (faces, faces.parent / "faces.csv", faces.parent / "faces.parquet")
+        audit(net, data, "8,4", workers=workers, batch_size=batch_size).measured_json()
+        for data, workers, batch_size in zip(
+            [by_folder, *files, by_function], (0, 0, 2, 0), (64, 7, 64, 1), strict=True
+        )
     }
     assert len(measured) == 1

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from qfair_check import audit
 from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
+from qfair_check.inputs.labelled import labelled
 from qfair_check.inputs.model import Model
 from qfair_check.record import Audit, Measures
 
@@ -290,6 +291,16 @@ def test_a_wrong_answer_names_samples_and_shape(function, message):
         audit(Module(function), (FLAT, Y), bits=8)
     assert str(caught.value) == (
         f"the model at fp32 failed on sample 0 to sample 63, as a batch of shape (64, 25) (torch.float32): {message}"
+    )
+
+
+def test_a_name_that_the_model_does_not_take():
+    samples = [{"x": row, "age": 3, "y": 0} for row in FLAT]
+    with pytest.raises(MeasureError) as caught:
+        audit(nn.Linear(25, 4), labelled(samples, "python", "key"), bits=8)
+    assert str(caught.value).endswith(
+        "TypeError: Linear.forward() got an unexpected keyword argument 'x'; it was called with x, age by name: let "
+        "samples hold only what the model takes"
     )
 
 
