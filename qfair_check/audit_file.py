@@ -126,6 +126,8 @@ def _contradiction(audit: Audit) -> str | None:
     names = [result.precision for result in audit.precisions]
     if not names or names[0] != FP32.name or len(set(names)) != len(names):
         return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
+    if not audit.groups:
+        return "there is no group"
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"
     for result in audit.precisions:

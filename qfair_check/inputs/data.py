@@ -55,8 +55,8 @@ def load_data(
     ----------
     path : path-like
         A ``.csv`` or ``.parquet`` manifest (a row for each sample, with an image path or feature columns), an
-        ``.npz`` or ``.safetensors`` file with x, y and optionally group, or a folder of images, by class or named
-        as UTKFace names them.
+        ``.npz`` or ``.safetensors`` file with x, y and optionally group, a folder of images, by class or named
+        as UTKFace names them, or ``package.module:function``, which gives a torch Dataset of labelled samples.
     label : str, optional
         Column that holds the true class; ``label`` by default.
     group_by : str or sequence of str

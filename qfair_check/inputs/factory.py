@@ -32,13 +32,11 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
         "transforms": options.transforms,
         "bin": options.bins,
     }
-    for name, value in for_files.items():
-        if value:
-            raise OptionError(
-                f"--qfair-{name} is for files, and {options.path} is a function that gives samples as the model takes "
-                "them: let it do this"
-            )
     for_keys = {"label": options.label, "group-by": options.group_by}
+    _refuse(
+        for_files,
+        f"is for files, and {options.path} is a function that gives samples as the model takes them: let it do this",
+    )
     factory = import_object(options.path)
     if not callable(factory):
         raise InputError(f"{options.path} is a {type(factory).__name__}, not a function that gives a data set")
@@ -49,11 +47,12 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"{options.path} failed: {type(error).__name__}: {error}") from error
     if isinstance(given, GroupedData | LabelledData):
-        _refuse(options, {"classes": options.classes, **for_keys}, "grouped data, which says this itself")
+        idle = {"classes": options.classes, **for_keys}
+        _refuse(idle, f"makes no sense here: {options.path} gives grouped data, which says this itself; leave it out")
         return given
     arrays = arrays_in(given)
     if arrays is not None and not isinstance(arrays[0], Dataset):
-        _refuse(options, for_keys, "arrays, which have no keys")
+        _refuse(for_keys, f"makes no sense here: {options.path} gives arrays, which have no keys; leave it out")
         return grouped_data(*arrays, classes=options.classes or model_classes)
     return labelled(
         given,
@@ -66,7 +65,7 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
     )
 
 
-def _refuse(options: DataOptions, idle: Mapping[str, object], what: str) -> None:
-    for name, value in idle.items():
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    for name, value in options.items():
         if value:
-            raise OptionError(f"--qfair-{name} makes no sense here: {options.path} gives {what}; leave it out")
+            raise OptionError(f"--qfair-{name} {why}")
