@@ -151,11 +151,11 @@ class _Counter:
 
 
 def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:
-    """Return the logits of a chunk; a model that changes its input or draws random numbers disturbs no other."""
+    """Return the logits of a chunk; a model that changes its input or its answers, or draws, disturbs no other."""
     _seed_all(seed + chunk.start, forward.device)
     try:
         with torch.inference_mode():
-            return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size]
+            return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size].copy()
     except (Exception, SystemExit) as error:  # the user's model may raise anything
         raised = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
         last = data.where(chunk.start + chunk.size - 1)

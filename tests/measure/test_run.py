@@ -294,6 +294,12 @@ def test_a_wrong_answer_names_samples_and_shape(function, message):
     )
 
 
+def test_a_model_may_answer_in_one_buffer():
+    buffer = torch.empty(64, 4, dtype=torch.float64)
+    found = audit(lambda x: buffer.copy_(x[:, :4]), (FLAT, Y), bits=32)
+    assert found.precisions == audit(lambda x: x[:, :4].double(), (FLAT, Y), bits=32).precisions
+
+
 def test_a_name_that_the_model_does_not_take():
     samples = [{"x": row, "age": 3, "y": 0} for row in FLAT]
     with pytest.raises(MeasureError) as caught:
