@@ -100,7 +100,7 @@ def layers_command(path: str, bits: str | None) -> int:
 def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int) -> int:
     """Show audits side by side, and which of their precisions are on the Pareto front."""
     for index, path in enumerate(paths):
-        if Path(path).resolve() in [Path(earlier).resolve() for earlier in paths[:index]]:
+        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
             raise OptionError(f"{path} is given twice: name each audit once")
     audits = [Audit.load(path) for path in paths]
     names = [printable(name) for name in short_names(paths)]

@@ -230,10 +230,19 @@ def judge_options(get: Lookup) -> JudgeOptions:
 
 
 def _names(given: str | None) -> tuple[str, ...]:
-    """Read comma-separated names; a name with a comma stands in double quotes."""
+    """Read comma-separated names; a name with a comma stands in double quotes.
+
+    Raises
+    ------
+    OptionError
+        If they stand on several lines.
+    """
     if not given:
         return ()
-    return tuple(name.strip() for name in next(csv.reader([given], skipinitialspace=True)))
+    try:
+        return tuple(name.strip() for name in next(csv.reader([given], skipinitialspace=True)))
+    except csv.Error:
+        raise OptionError(f"{given!r} are no names: give them on one line, separated by commas") from None
 
 
 def _floats(name: str, given: str | None) -> tuple[float, ...]:

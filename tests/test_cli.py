@@ -107,6 +107,12 @@ def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):
     )
 
 
+def test_compare_of_a_link_to_itself(saved, capsys):
+    (saved.parent / "round.json").symlink_to("round.json")
+    assert main(["compare", "audit.json", "round.json"]) == 4
+    assert capsys.readouterr().err.startswith("qfair: error: cannot read the audit round.json: ")
+
+
 def test_gate_prints_the_table_and_every_verdict(saved, capsys):
     assert main(["gate", "audit.json"]) == 1
     text = capsys.readouterr().out

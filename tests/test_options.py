@@ -52,6 +52,13 @@ def test_lists_are_split_at_commas_outside_quotes():
     assert options.mean == (0.5, 0.25, 1.0)
 
 
+@pytest.mark.parametrize("name", ["classes", "group_by", "features"])
+def test_lists_on_several_lines_as_ini_files_allow_are_refused(name):
+    with pytest.raises(OptionError) as caught:
+        data_options(said(data="a.csv", **{name: "race\ngender"}))
+    assert str(caught.value) == r"'race\ngender' are no names: give them on one line, separated by commas"
+
+
 def test_bins_and_transforms():
     options = data_options(said(data="a.csv", bin="age=0,18, 65;income=-inf,0,inf", transforms="A.B"))
     assert [str(bins) for bins in options.bins] == ["age=0,18,65", "income=-inf,0,inf"]

@@ -226,7 +226,7 @@ def _ends(module: nn.Module, batch: Sample) -> tuple[str, str] | None:
         return first_and_last(probe, weights, mapped(torch.clone, batch))
     except QFairError:
         raise
-    except Exception as error:  # the user's model may raise anything
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
         raise MeasureError(
             f"the model failed on the first samples, as a batch of shape {described(kind(batch))}: "
             f"{type(error).__name__}: {error}"
