@@ -15,7 +15,8 @@ from qfair_check.judge.limits import check_limits_bind, gate_limits
 from qfair_check.judge.pareto import candidates_of, standings
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
-from qfair_check.options import JudgeOptions, MeasureOptions, as_command_line
+from qfair_check.option_table import as_command_line
+from qfair_check.options import JudgeOptions, MeasureOptions
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.report.compare import render_comparison, short_names

@@ -4,15 +4,8 @@ from decimal import Decimal
 import pytest
 
 from qfair_check.errors import OptionError
-from qfair_check.options import (
-    PLUGIN_OPTIONS,
-    as_command_line,
-    data_options,
-    judge_options,
-    measure_options,
-    model_options,
-    not_empty,
-)
+from qfair_check.option_table import PLUGIN_OPTIONS, as_command_line, not_empty
+from qfair_check.options import data_options, judge_options, measure_options, model_options
 
 
 def said(**given: str):
