@@ -37,7 +37,7 @@ def write_audit(audit: Audit, path: Path) -> None:
             replace_file(_outcomes_path(audit, path), _npy(audit.outcomes))
         bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}))
         del bare["outcomes"]
-        replace_file(path, msgspec.json.format(msgspec.json.encode(_as_text(bare)), indent=1) + b"\n")
+        replace_file(path, msgspec.json.format(msgspec.json.encode(as_text(bare)), indent=1) + b"\n")
     except (OSError, ValueError) as error:  # a path without a name, or with a NUL byte, is a ValueError
         raise InputError(f"cannot write the audit {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -74,6 +74,15 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | schema
 
 
+def as_text(value: Any) -> Any:
+    """Escape what a file name may hold and JSON may not: bytes that are no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: as_text(inner) for name, inner in value.items()}
+    return [as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def pack_outcomes(right: NDArray[np.bool_]) -> bytes:
     """Pack one bit per sample, first sample in the lowest bit."""
     return np.packbits(right, bitorder="little").tobytes()
@@ -87,15 +96,6 @@ def outcomes_digest(outcomes: dict[str, bytes]) -> str:
 @dataclass(frozen=True, slots=True)
 class _Version:
     schema_version: int
-
-
-def _as_text(value: Any) -> Any:
-    """Escape what a file name may hold and JSON may not: bytes that are no UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {name: _as_text(inner) for name, inner in value.items()}
-    return [_as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _outcomes_path(audit: Audit, path: Path) -> Path:
@@ -126,6 +126,8 @@ def _contradiction(audit: Audit) -> str | None:
     names = [result.precision for result in audit.precisions]
     if not names or names[0] != FP32.name or len(set(names)) != len(names):
         return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
+    if not audit.groups:
+        return "there is no group"
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"
     for result in audit.precisions:

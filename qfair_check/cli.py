@@ -7,21 +7,17 @@ from typing import NoReturn
 
 from qfair_check import __version__
 from qfair_check.errors import QFairError
-from qfair_check.options import (
+from qfair_check.option_table import (
     DATA_OPTIONS,
     JUDGE_OPTIONS,
     MEASURE_OPTIONS,
     MIN_GROUP_SIZE,
     MODEL_OPTIONS,
-    Lookup,
     Option,
     as_command_line,
-    data_options,
-    judge_options,
-    measure_options,
-    model_options,
     not_empty,
 )
+from qfair_check.options import Lookup, data_options, judge_options, measure_options, model_options
 
 EXIT_INTERRUPTED, EXIT_USAGE = 2, 4
 

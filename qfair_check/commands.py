@@ -15,7 +15,8 @@ from qfair_check.judge.limits import check_limits_bind, gate_limits
 from qfair_check.judge.pareto import candidates_of, standings
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
-from qfair_check.options import JudgeOptions, MeasureOptions, as_command_line
+from qfair_check.option_table import as_command_line
+from qfair_check.options import JudgeOptions, MeasureOptions
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.report.compare import render_comparison, short_names
@@ -100,7 +101,7 @@ def layers_command(path: str, bits: str | None) -> int:
 def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int) -> int:
     """Show audits side by side, and which of their precisions are on the Pareto front."""
     for index, path in enumerate(paths):
-        if Path(path).resolve() in [Path(earlier).resolve() for earlier in paths[:index]]:
+        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
             raise OptionError(f"{path} is given twice: name each audit once")
     audits = [Audit.load(path) for path in paths]
     names = [printable(name) for name in short_names(paths)]

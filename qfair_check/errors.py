@@ -2,7 +2,16 @@
 
 
 class QFairError(Exception):
-    """Base of every error a caller of this package may want to catch."""
+    """Base of every error a caller of this package may want to catch.
+
+    Its text names what files hold: control characters in it are escaped, so that no file writes to a terminal.
+    """
+
+    def __str__(self) -> str:
+        return "".join(
+            character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+            for character in super().__str__()
+        )
 
 
 class OptionError(QFairError):

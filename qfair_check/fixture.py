@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
-from qfair_check.judge.limits import CHECKS, Limit
+from qfair_check.judge.checks import CHECKS
+from qfair_check.judge.limits import Limit
 from qfair_check.judge.pareto_assertion import assert_on_pareto_front
 from qfair_check.judge.verdicts import Verdict, judge_audit, judge_one
 from qfair_check.options import JudgeOptions

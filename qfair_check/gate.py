@@ -10,10 +10,11 @@ import pytest
 
 from qfair_check.errors import MeasureError, OptionError, QFairError
 from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_gate_ids
-from qfair_check.judge.limits import CHECKS
+from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Verdict, judge_one
-from qfair_check.options import DEMO, JudgeOptions, judge_options, measure_options
+from qfair_check.option_table import DEMO
+from qfair_check.options import JudgeOptions, judge_options, measure_options
 from qfair_check.overrides import inputs_from_fixtures, overridden_fixtures
 from qfair_check.plugin_options import (
     audit_path,

@@ -24,7 +24,7 @@ _wrong_usage = pytest.StashKey[str]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer every option as ``--qfair-NAME`` and as ``qfair_NAME`` in the ini file."""
-    from qfair_check.options import PLUGIN_OPTIONS, not_empty
+    from qfair_check.option_table import PLUGIN_OPTIONS, not_empty
 
     group = parser.getgroup("qfair", "fairness of quantized models (FVO: the largest gap in accuracy between groups)")
     for option in PLUGIN_OPTIONS:
@@ -52,7 +52,7 @@ def pytest_load_initial_conftests(
     if _is_taken(parser, _SHORT_BITS):
         early_config.stash[_short_bits_taken] = _SHORT_BITS in names
         return
-    from qfair_check.options import not_empty
+    from qfair_check.option_table import not_empty
 
     parser.getgroup("qfair").addoption(
         _SHORT_BITS, dest="qfair_bits", default=None, type=not_empty, metavar="BITS", help="short for --qfair-bits"
@@ -73,14 +73,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "qfair(bits=..., max_fvo=..., ...): bits and limits of the qfair fixture in this test; bare, for -m qfair",
     )
-    from qfair_check.plugin_options import is_in_use
-
-    if not is_in_use(config):
+    if not _is_in_use(config):
         return
     _refuse_taken_bits(config)
     from qfair_check.gate import Gate
 
     config.pluginmanager.register(Gate.from_config(config), "qfair-gate")
+
+
+def _is_in_use(config: pytest.Config) -> bool:
+    """Whether any of our options is set, on the command line or in the ini file."""
+    from qfair_check.option_table import PLUGIN_OPTIONS
+
+    keys = [f"qfair_{option.key}" for option in PLUGIN_OPTIONS]
+    return any(config.getoption(key) is not None or config.getini(key) for key in keys)
 
 
 def _refuse_taken_bits(config: pytest.Config) -> None:
@@ -94,9 +100,9 @@ def _refuse_taken_bits(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Give every worker of pytest-xdist the same folder for audits."""
     from qfair_check.overrides import overridden_fixtures
-    from qfair_check.plugin_options import SHARED_FOLDER, is_in_use, shared_folder_key
+    from qfair_check.plugin_options import SHARED_FOLDER, shared_folder_key
 
-    if not is_in_use(node.config) and not overridden_fixtures(node.config):
+    if not _is_in_use(node.config) and not overridden_fixtures(node.config):
         return
     folder = node.config.stash.get(shared_folder_key, None)
     if folder is None:

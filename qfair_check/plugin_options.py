@@ -12,15 +12,10 @@ from _pytest.config.findpaths import determine_setup
 
 from qfair_check.errors import OptionError, QFairError
 from qfair_check.inputs.paths import is_factory
-from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limit, Limits, check_limits_bind, gate_limits
-from qfair_check.options import (
-    DEFAULT_BITS,
-    DEMO,
-    PLUGIN_OPTIONS,
-    JudgeOptions,
-    Lookup,
-    judge_options,
-)
+from qfair_check.judge.checks import CHECKS, GATE_CHECKS
+from qfair_check.judge.limits import Limit, Limits, check_limits_bind, gate_limits
+from qfair_check.option_table import DEFAULT_BITS, DEMO, PLUGIN_OPTIONS
+from qfair_check.options import JudgeOptions, Lookup, judge_options
 from qfair_check.precision import Precision, parse_precisions
 
 SHARED_FOLDER = "qfair_shared_folder"
@@ -53,12 +48,6 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
         return written or None
 
     return get
-
-
-def is_in_use(config: pytest.Config) -> bool:
-    """Whether any of our options is set, on the command line or in the ini file."""
-    keys = [f"qfair_{option.key}" for option in PLUGIN_OPTIONS]
-    return any(config.getoption(key) is not None or config.getini(key) for key in keys)
 
 
 def given_on_command_line(config: pytest.Config) -> set[str]:

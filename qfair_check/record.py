@@ -333,10 +333,12 @@ class Audit:
         On the same device, build and thread count it is the same byte for byte, however the samples were
         stored, batched or loaded.
         """
+        from qfair_check.audit_file import as_text
+
         held: dict[str, Any] = msgspec.to_builtins(self)
         for outside in ("inputs", "run", "outcomes"):
             del held[outside]
-        return msgspec.json.encode(held)
+        return msgspec.json.encode(as_text(held))
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per precision, group and metric.

@@ -24,6 +24,7 @@ LAYERS = [
     ("judge", {"numpy", "wcwidth"}),
     ("report", {"wcwidth"}),
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
+    ("option_table", set()),
     ("options", set()),
     ("commands", {"tqdm"}),
     ("cli", set()),

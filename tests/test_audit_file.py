@@ -123,6 +123,7 @@ EDITS = {
     "an unknown precision": (["precisions", 1, "precision"], "int99", "'int99' is not a bit width"),
     "no baseline": (["precisions", 0, "precision"], "int8", "precisions are int8, int4; they start with fp32"),
     "two groups of one name": (["groups", 1], "A", "two groups have the same name"),
+    "no groups": (["groups"], [], "there is no group"),
     "a group too many": (["groups"], ["A", "B", "C"], "fp32 has 2 groups, not 3"),
     "samples": (["data", "samples"], 91, "fp32: the groups do not add up to 91 samples"),
     "an accuracy": (["precisions", 1, "groups", 1, "accuracy"], 0.9, "int4: an accuracy is not correct / samples"),

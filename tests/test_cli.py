@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import qfair_check
 from qfair_check.cli import main
@@ -104,6 +105,12 @@ def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):
     assert sorted(path.name for path in saved.parent.iterdir()) == sorted(
         [saved.name, *(path.name for path in saved.parent.glob("*.npy"))]
     )
+
+
+def test_compare_of_a_link_to_itself(saved, capsys):
+    (saved.parent / "round.json").symlink_to("round.json")
+    assert main(["compare", "audit.json", "round.json"]) == 4
+    assert capsys.readouterr().err.startswith("qfair: error: cannot read the audit round.json: ")
 
 
 def test_gate_prints_the_table_and_every_verdict(saved, capsys):
@@ -280,3 +287,12 @@ def test_an_interrupt_leaves_no_file(tmp_path):
     assert running.returncode == 2
     assert errors.endswith("qfair: interrupted; nothing was written\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "started"]
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"\x1b[31mred\u202e": 1, "two\nlines": 2}, "net.pt")
+    assert main(["audit", "net.pt", "--arch=resnet18", "--data=demo", "--out=audit.json"]) == 4
+    told = capsys.readouterr().err
+    assert "its keys are \\x1b[31mred\\u202e, two" in told
+    assert "\x1b" not in told

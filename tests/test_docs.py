@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from qfair_check.cli import main
-from qfair_check.options import PLUGIN_OPTIONS
+from qfair_check.option_table import PLUGIN_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -4,15 +4,8 @@ from decimal import Decimal
 import pytest
 
 from qfair_check.errors import OptionError
-from qfair_check.options import (
-    PLUGIN_OPTIONS,
-    as_command_line,
-    data_options,
-    judge_options,
-    measure_options,
-    model_options,
-    not_empty,
-)
+from qfair_check.option_table import PLUGIN_OPTIONS, as_command_line, not_empty
+from qfair_check.options import data_options, judge_options, measure_options, model_options
 
 
 def said(**given: str):
@@ -50,6 +43,13 @@ def test_lists_are_split_at_commas_outside_quotes():
     assert options.classes == ("cat", "dog, big", "ox")
     assert options.group_by == ("race", "gender")
     assert options.mean == (0.5, 0.25, 1.0)
+
+
+@pytest.mark.parametrize("name", ["classes", "group_by", "features"])
+def test_lists_on_several_lines_as_ini_files_allow_are_refused(name):
+    with pytest.raises(OptionError) as caught:
+        data_options(said(data="a.csv", **{name: "race\ngender"}))
+    assert str(caught.value) == r"'race\ngender' are no names: give them on one line, separated by commas"
 
 
 def test_bins_and_transforms():

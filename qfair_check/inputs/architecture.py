@@ -132,9 +132,7 @@ def import_object(name: str) -> object:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise InputError(
-                f"{module_name} has no {attribute!r}: name a function or class there that builds the model"
-            )
+            raise InputError(f"{module_name} has no {attribute!r}: name a function or class that it has")
         found = getattr(found, part)
     return found
 

@@ -110,6 +110,21 @@ def grouped_data(
     return _assembled(ArrayFile(arrays), options, (), None)
 
 
+def arrays_in(given: object) -> tuple[Any, ...] | None:
+    """Return what `grouped_data` takes of a tuple (x, y[, group]) or a mapping with these keys; None if it is neither.
+
+    Examples
+    --------
+    >>> arrays_in({"x": [0.5], "y": [1]}), arrays_in([1])
+    (([0.5], [1], None), None)
+    """
+    if isinstance(given, tuple) and len(given) in (2, 3):
+        return given
+    if isinstance(given, Mapping) and {"x", "y"} <= set(given) <= {"x", "y", "group"}:
+        return given["x"], given["y"], given.get("group")
+    return None
+
+
 def read_arrays(
     path: Path, options: DataOptions, model_classes: tuple[str, ...], model_preprocessing: Preprocessing | None
 ) -> GroupedData:

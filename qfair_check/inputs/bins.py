@@ -45,7 +45,7 @@ class Bins:
         """
         try:
             values = tuple(map(float, edges))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(f"the bins of {column!r} are {edges!r}: give edges such as 0,18,40,65") from error
         told = ",".join(map(_text, values))
         if len(values) < 2:

@@ -209,7 +209,9 @@ def _state_dict(content: object, path: Path) -> tuple[Mapping[str, Tensor], tupl
 
 
 def _holds_weights(value: object) -> bool:
-    return isinstance(value, nn.Module) or (isinstance(value, Mapping) and _is_state(value))
+    if isinstance(value, Mapping):
+        return _is_state(value) or any(_holds_weights(value.get(key)) for key in (*_WRAPPERS, "module"))
+    return isinstance(value, nn.Module)
 
 
 def _is_state(found: Mapping[object, object]) -> bool:

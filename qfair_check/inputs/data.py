@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError
+from qfair_check.inputs.arrays import arrays_in, read_arrays
 from qfair_check.inputs.arrays import grouped_data as grouped_data
-from qfair_check.inputs.arrays import read_arrays
 from qfair_check.inputs.bins import bins_of
 from qfair_check.inputs.csv_table import read_csv
 from qfair_check.inputs.factory import read_factory
@@ -55,8 +55,8 @@ def load_data(
     ----------
     path : path-like
         A ``.csv`` or ``.parquet`` manifest (a row for each sample, with an image path or feature columns), an
-        ``.npz`` or ``.safetensors`` file with x, y and optionally group, or a folder of images, by class or named
-        as UTKFace names them.
+        ``.npz`` or ``.safetensors`` file with x, y and optionally group, a folder of images, by class or named
+        as UTKFace names them, or ``package.module:function``, which gives a torch Dataset of labelled samples.
     label : str, optional
         Column that holds the true class; ``label`` by default.
     group_by : str or sequence of str
@@ -168,10 +168,9 @@ def as_samples(given: object) -> GroupedData | LabelledData:
         return given
     if isinstance(given, Dataset):
         return labelled(given, "python", token(given))
-    if isinstance(given, tuple) and len(given) in (2, 3):
-        return grouped_data(*given)
-    if isinstance(given, Mapping) and {"x", "y"} <= set(given) <= {"x", "y", "group"}:
-        return grouped_data(given["x"], given["y"], given.get("group"))
+    arrays = arrays_in(given)
+    if arrays is not None:
+        return grouped_data(*arrays)
     hint = "; of a file, give qfair_check.load_data(path)" if isinstance(given, str | Path) else ""
     keys = f" with the keys {', '.join(map(str, given))}" if isinstance(given, Mapping) else ""
     raise InputError(

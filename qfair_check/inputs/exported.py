@@ -19,7 +19,6 @@ class ProgramInput:
 
     name: str
     sizes: tuple[int | str, ...]
-    keyword: bool = False
 
 
 @dataclass(frozen=True, slots=True)

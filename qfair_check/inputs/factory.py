@@ -1,12 +1,14 @@
 """A function that the user names, ``package.module:factory``, gives a data set."""
 
 import hashlib
+from collections.abc import Mapping
 
+import torch
 from torch.utils.data import Dataset
 
 from qfair_check.errors import InputError, OptionError, QFairError
 from qfair_check.inputs.architecture import import_object
-from qfair_check.inputs.arrays import grouped_data
+from qfair_check.inputs.arrays import arrays_in, grouped_data
 from qfair_check.inputs.grouped import GroupedData
 from qfair_check.inputs.labelled import LabelledData, labelled
 from qfair_check.inputs.options import DataOptions
@@ -14,6 +16,8 @@ from qfair_check.inputs.options import DataOptions
 
 def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> GroupedData | LabelledData:
     """Call a factory without arguments and take what it gives: a torch Dataset, or what `grouped_data` takes.
+
+    torch's random numbers start at seed 0 in it, so that a random split is the same each time.
 
     Raises
     ------
@@ -31,25 +35,30 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
         "transforms": options.transforms,
         "bin": options.bins,
     }
-    for name, value in for_files.items():
-        if value:
-            raise OptionError(
-                f"--qfair-{name} is for files, and {options.path} is a function that gives samples as the model takes "
-                "them: let it do this"
-            )
+    for_keys = {"label": options.label, "group-by": options.group_by}
+    _refuse(
+        for_files,
+        f"is for files, and {options.path} is a function that gives samples as the model takes them: let it do this",
+    )
     factory = import_object(options.path)
     if not callable(factory):
         raise InputError(f"{options.path} is a {type(factory).__name__}, not a function that gives a data set")
     try:
-        given = factory()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            given = factory()
     except QFairError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(f"{options.path} failed: {type(error).__name__}: {error}") from error
     if isinstance(given, GroupedData | LabelledData):
+        idle = {"classes": options.classes, **for_keys}
+        _refuse(idle, f"makes no sense here: {options.path} gives grouped data, which says this itself; leave it out")
         return given
-    if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], Dataset):
-        return grouped_data(*given, classes=options.classes or model_classes)
+    arrays = arrays_in(given)
+    if arrays is not None and not isinstance(arrays[0], Dataset):
+        _refuse(for_keys, f"makes no sense here: {options.path} gives arrays, which have no keys; leave it out")
+        return grouped_data(*arrays, classes=options.classes or model_classes)
     return labelled(
         given,
         options.path,
@@ -59,3 +68,9 @@ def read_factory(options: DataOptions, model_classes: tuple[str, ...]) -> Groupe
         classes=options.classes,
         model_classes=model_classes,
     )
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise OptionError(f"--qfair-{name} {why}")

@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from qfair_check.errors import InputError
@@ -34,29 +34,45 @@ def read_folder(path: Path, source: str) -> TextTable:
         if any(_FACE.match(Path(name).name) for name in filter(_is_image, [*files, *below])):
             return _faces(path, source, sorted([*files, *below]), [name for name in folders if name not in _PARTS])
         if folders:
-            return _classes(path, source, files)
+            return _classes(path, source, folders, files)
     except OSError as error:
-        raise InputError(f"cannot read the folder {source}: {error.strerror or error}") from error
+        raise InputError(f"cannot read the folder {error.filename or source}: {error.strerror or error}") from error
     raise InputError(
         f"{source} is a folder with neither class folders (CLASS/image.jpg) nor UTKFace images "
         "(age_gender_race_date.jpg): give one of these, or a manifest of its images"
     )
 
 
-def _classes(path: Path, source: str, beside: Sequence[str]) -> TextTable:
-    others = list(beside)
-
-    def is_used(name: str) -> bool:
-        if not _is_image(name):
-            others.append(os.path.relpath(name, path))
-        return _is_image(name)
-
-    listing = ImageFolder(path, is_valid_file=is_used, allow_empty=True)
-    images = [os.path.relpath(name, path) for name, _ in listing.samples]
+def _classes(path: Path, source: str, folders: Sequence[str], beside: Sequence[str]) -> TextTable:
+    classes = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in folders)
+    found = [
+        (name, label)
+        for folder, label in zip(folders, classes, strict=True)
+        for name in _files_below(path, folder, source)
+    ]
+    images = [name for name, _ in found if _is_image(name)]
     if not images:
-        raise InputError(f"{source} has class folders ({listed(listing.classes)}) and no image in them")
-    cells = {"path": images, "label": [listing.classes[index] for _, index in listing.samples]}
-    return _table(path, source, cells, others, tuple(listing.classes))
+        raise InputError(f"{source} has class folders ({listed(classes)}) and no image in them")
+    cells = {"path": images, "label": [label for name, label in found if _is_image(name)]}
+    return _table(path, source, cells, [*beside, *(name for name, _ in found if not _is_image(name))], classes)
+
+
+def _files_below(path: Path, folder: str, source: str) -> list[str]:
+    """Return the files below a class folder, through links too, in the order of torchvision's ImageFolder."""
+    way: dict[Path, tuple[str, ...]] = {path: (os.path.realpath(path),)}
+    walked = []
+    for root, _, names in os.walk(path / folder, followlinks=True, onerror=_refuse):
+        here = Path(root)
+        before, real, inside = way[here.parent], os.path.realpath(here), here.relative_to(path)
+        if real in before:
+            raise InputError(f"the folder {inside} in {source} is a link to a folder that holds it: remove it")
+        way[here] = (*before, real)
+        walked.append((root, [str(inside / name) for name in sorted(names)]))
+    return [name for _, names in sorted(walked) for name in names]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def _faces(path: Path, source: str, names: Sequence[str], beside: Sequence[str]) -> TextTable:

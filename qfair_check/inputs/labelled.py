@@ -1,13 +1,13 @@
 """A data set whose samples bring class and groups with them, read in one pass: names become indices as they come."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from qfair_check.errors import InputError
 from qfair_check.inputs.grouped import GroupedData, Said
@@ -65,7 +65,8 @@ class LabelledData:
     @property
     def is_iterable(self) -> bool:
         """Whether samples come one after the other, rather than by index."""
-        return not hasattr(self.inputs, "__getitem__") or isinstance(self.inputs, torch.utils.data.IterableDataset)
+        is_indexed = hasattr(self.inputs, "__getitem__") and not isinstance(self.inputs, IterableDataset)
+        return self.size is None or not is_indexed
 
     def take_apart(self, value: object) -> tuple[Sample, Said]:
         """Take a sample apart: its input, and the names of its class and groups.
@@ -88,7 +89,7 @@ class LabelledData:
                 "them out"
             )
         groups = tuple(_name(group, _GROUP) for group in value[2:])
-        return plain_sample(_not_an_image(value[0])), (_name(value[1], "label"), groups)
+        return plain_sample(value[0]), (_label(value[1], "label"), groups)
 
     def _take_mapping_apart(self, value: Mapping[Any, object]) -> tuple[Sample, Said]:
         label = self.label or next((name for name in _LABELS if name in value), _LABELS[0])
@@ -104,7 +105,7 @@ class LabelledData:
             raise SampleError("it holds no input beside label and groups")
         given = rest[_INPUT] if set(rest) == {_INPUT} else rest
         groups = tuple(_name(value[name], name) for name in group_by)
-        return plain_sample(_not_an_image(given)), (_name(value[label], label), groups)
+        return plain_sample(given), (_label(value[label], label), groups)
 
     def roster(self) -> "GrowingRoster":
         """Return what takes note of classes and groups while samples are read."""
@@ -236,14 +237,23 @@ class _Column:
         return np.concatenate(self._codes)
 
 
-def _name(value: object, what: str) -> str:
+def _label(value: object, what: str) -> str:
+    """Return a label as text: a name, or the index of a class; truth values are indices."""
+    single = _single(value, what)
+    return _name(int(single) if isinstance(single, bool) else single, what)
+
+
+def _single(value: object, what: str) -> object:
+    if not isinstance(value, Tensor | np.ndarray | np.generic):
+        return value
+    if value.size != 1 if not isinstance(value, Tensor) else value.numel() != 1:
+        raise SampleError(f"its {what} has shape {tuple(value.shape)}: give one index or name (of one-hot: argmax)")
+    return value.item()
+
+
+def _name(given: object, what: str) -> str:
     """Return a label or group as text: a name, or a whole number."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        if value.size != 1 if not isinstance(value, Tensor) else value.numel() != 1:
-            raise SampleError(f"its {what} has shape {tuple(value.shape)}: give one index or name (of one-hot: argmax)")
-        value = value.item()
-    if isinstance(value, bool):
-        value = int(value)
+    value = _single(given, what)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str | int) and str(value).strip():
@@ -251,12 +261,6 @@ def _name(value: object, what: str) -> str:
     if value is None or isinstance(value, str) or type(value).__name__ in ("NAType", "NaTType") or value != value:
         raise SampleError(f"its {what} is missing")
     raise SampleError(f"its {what} is {value!r}: give a whole number or a name")
-
-
-def _not_an_image(value: object) -> object:
-    if type(value).__module__.startswith("PIL."):
-        raise SampleError("its input is a PIL image: let the data set make it a tensor, such as by a transform")
-    return value
 
 
 def labelled(
@@ -276,16 +280,26 @@ def labelled(
     InputError
         If it is neither.
     """
-    is_map = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not is_map and not isinstance(dataset, Iterable):
+    kind = type(dataset).__name__
+    if isinstance(dataset, Iterator) and not isinstance(dataset, Dataset):
         raise InputError(
-            f"{source} gives a {type(dataset).__name__}, not a torch Dataset: give one of samples (x, y), "
-            "(x, y, group), or mappings with a label"
+            f"{source} gives a {kind}, which can be read only once: give an IterableDataset, whose __iter__ starts anew"
         )
+    if isinstance(dataset, DataLoader):
+        raise InputError(f"{source} gives a {kind}, whose samples come in batches: give the data set that it loads")
+    size = _length(dataset, source)
+    is_iterable, is_indexed = isinstance(dataset, Iterable), hasattr(dataset, "__getitem__")
+    if isinstance(dataset, Mapping | str) or not (is_iterable or is_indexed):
+        raise InputError(
+            f"{source} gives a {kind}, not a torch Dataset: give one of samples (x, y), (x, y, group), or mappings "
+            "with a label"
+        )
+    if size is None and not is_iterable:
+        raise InputError(f"{source} gives a {kind} without a length: give it a __len__, or make it iterable")
     named = getattr(dataset, "classes", ())
     return LabelledData(
         dataset,
-        _length(dataset),
+        size,
         source,
         key,
         label,
@@ -296,8 +310,10 @@ def labelled(
     )
 
 
-def _length(dataset: Any) -> int | None:
+def _length(dataset: Any, source: str) -> int | None:
     try:
         return len(dataset)
     except (TypeError, NotImplementedError):
         return None
+    except Exception as error:  # the user's data set may raise anything
+        raise InputError(f"the length of {source} cannot be told: {type(error).__name__}: {error}") from error

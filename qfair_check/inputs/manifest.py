@@ -152,7 +152,7 @@ def _images(table: Table, column: str, where: Rows, options: DataOptions, model:
         try:
             found = (folder / name).stat()
             is_file = stat.S_ISREG(found.st_mode)
-            digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"))
         except (OSError, ValueError):  # a path with a NUL byte is a ValueError
             is_file = False
         if not is_file:

@@ -73,7 +73,8 @@ def state_sha256(state: Mapping[str, Any]) -> str:
     for name in sorted(state):
         value = state[name]
         if isinstance(value, Tensor):
-            plain = value.detach().cpu().contiguous()
+            dense = value.detach() if value.layout == torch.strided else value.detach().to_dense()
+            plain = dense.cpu().contiguous()
             digest.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
         else:
@@ -100,11 +101,29 @@ def as_model(given: object) -> Model:
             "the model is the module of an exported program, which has no eval mode: give the program itself "
             "(torch.export.ExportedProgram)"
         )
-    if isinstance(given, nn.Module) or callable(given):
+    if isinstance(given, nn.Module):
+        _check_parts(given)
+    if callable(given):
         return Model(given)
     raise InputError(
         f"a model is a torch.nn.Module, or a callable from a batch to logits, not a {type(given).__name__}"
     )
+
+
+def _check_parts(module: nn.Module) -> None:
+    """Refuse what would fail later on, where a copy of the module is measured."""
+    if isinstance(module, ScriptedModule):
+        return
+    scripted = next((name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted:
+        raise InputError(
+            f"{scripted} of the model is TorchScript inside a module of Python: give the module that it was made from, "
+            "or script the whole model"
+        )
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    empty = next((name for name, value in tensors if value.is_meta), None)
+    if empty:
+        raise InputError(f"{empty} of the model has no values (device meta): load its weights first")
 
 
 def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_pickle: bool = False) -> Model:
@@ -147,6 +166,9 @@ def read_model(options: ModelOptions) -> Model:
         check_named_by_file(checkpoint.architecture, options.path)
     architecture = options.arch or checkpoint.architecture
     module, notices = checkpoint.module, checkpoint.notices
+    if module is not None and options.arch:
+        architecture = None
+        notices = (*notices, f"{options.path} holds a whole module: --qfair-arch {options.arch} is left out")
     if module is None and architecture is None and checkpoint.config is not None:
         module, architecture = pretrained_model(checkpoint.config, checkpoint.state, options.path)
     if module is None:

@@ -20,7 +20,12 @@ from qfair_check.inputs.pt2_scan import DTYPES, ProgramFile, damaged, read_progr
 _MAJOR = 8
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.(_?[A-Za-z]\w*)\.([A-Za-z]\w*)")
 _PLAIN = re.compile(r"(?:Tensor|Device|Generator|bool|complex|float|int|number|str|Optional|List|[\[\], ])+")
-_UNSAFE = {"from_file", "save", "warn", "_print"}
+_UNSAFE = {
+    *("from_file", "save", "warn", "_print"),
+    *("set_grad_enabled", "manual_seed", "seed"),  # change torch itself
+    *("_reshape_alias", "segment_reduce"),  # do not check their arguments, and reach beyond the memory of a tensor
+}
+_UNCHECKED = re.compile(r"_?(sparse|nested)_.*|.*_unsafe")  # nor do these
 _HIGHER_ORDER = {
     f"torch.ops.higher_order.{name}" for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond")
 }
@@ -158,7 +163,7 @@ class _Reader:
             found: Any = getattr(torch.ops.higher_order, name.rpartition(".")[2])
             return found  # type: ignore[no-any-return]
         parts = _OPERATOR.fullmatch(name)
-        if parts is None or parts[2] in _UNSAFE:
+        if parts is None or parts[2] in _UNSAFE or _UNCHECKED.fullmatch(parts[2]):
             raise refused(
                 self._path, f"calls {name[:200]}, which is not one of the operators that are known to be safe"
             )

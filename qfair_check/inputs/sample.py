@@ -18,19 +18,21 @@ def plain_sample(value: object) -> Sample:
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError
-        If a part cannot be made a dense tensor.
+    SampleError
+        If there is nothing, or a part cannot be made a dense tensor.
 
     Examples
     --------
     >>> plain_sample({"ids": [1, 2], "mask": np.array([1.0, 0.0])})
     {'ids': tensor([1, 2]), 'mask': tensor([1., 0.])}
     """
+    if isinstance(value, Mapping | tuple) and not value:
+        raise SampleError("it holds no input")
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): _plain(part, f"its {name}") for name, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return _plain(value)
+        return tuple(_plain(part, f"its input {position}") for position, part in enumerate(value))
+    return _plain(value, "its input")
 
 
 def called(model: Callable[..., Any], batch: Sample) -> Any:
@@ -92,11 +94,17 @@ def described(sort: Kind) -> str:
     return ", ".join(f"{f'{name} ' if name else ''}{shape} ({dtype})" for name, shape, dtype in sort)
 
 
-def _plain(value: object) -> Tensor:
-    copied = np.array(value) if isinstance(value, np.ndarray) else value
-    tensor = torch.as_tensor(copied).detach().cpu()
+def _plain(value: object, what: str) -> Tensor:
+    """Return a copy: a data set may fill one buffer anew for each sample."""
+    if type(value).__module__.startswith("PIL."):
+        raise SampleError(f"{what} is a PIL image: let the data set make it a tensor, such as by a transform")
+    try:
+        owned = np.array(value) if isinstance(value, np.ndarray) else value
+        tensor = torch.as_tensor(owned.detach().clone() if isinstance(owned, Tensor) else owned).cpu()
+    except Exception as error:  # what is no array fails in many ways
+        raise SampleError(f"{what} is a {type(value).__name__}, and no tensor can be made of it ({error})") from error
     if tensor.layout != torch.strided:
-        raise TypeError(f"a tensor of layout {tensor.layout} is not dense: give value.to_dense()")
+        raise SampleError(f"{what} is a tensor of layout {tensor.layout}, which is not dense: give value.to_dense()")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 

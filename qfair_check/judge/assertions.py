@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from qfair_check.errors import FairnessError, OptionError
-from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE, Insufficient, Limit, check_limits_bind
+from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Insufficient
+from qfair_check.judge.limits import Limit, check_limits_bind
 from qfair_check.judge.text import describe
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_one
 from qfair_check.precision import Precision, parse_precisions

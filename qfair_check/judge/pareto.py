@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE
+from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE
 from qfair_check.judge.text import shown_name
 from qfair_check.judge.verdicts import Outcome, find
 from qfair_check.precision import parse_precisions

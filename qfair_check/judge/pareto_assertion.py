@@ -1,7 +1,7 @@
 """The assertion that no other candidate is better."""
 
 from qfair_check.judge.assertions import Bits, enforce_outcomes, judged_precisions
-from qfair_check.judge.limits import DEFAULT_MIN_GROUP_SIZE, Insufficient
+from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, Insufficient
 from qfair_check.judge.pareto import candidates_of, standings
 from qfair_check.judge.pareto_text import describe_standing
 from qfair_check.record import Audit

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from wcwidth import wcswidth
 
-from qfair_check.judge.limits import CHECKS, Check
+from qfair_check.judge.checks import CHECKS, Check
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures

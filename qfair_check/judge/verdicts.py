@@ -8,7 +8,8 @@ from fractions import Fraction
 
 from qfair_check.errors import OptionError
 from qfair_check.gaps import accuracy_gap
-from qfair_check.judge.limits import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check, Limits
+from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
+from qfair_check.judge.limits import Limits
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, Measures, PrecisionResult
 

@@ -140,9 +140,9 @@ def _read(data: Samples, index: int, seed: int, ask: Callable[[], object]) -> _R
         return index, _Failure(index, str(error), names_sample=True)
     except SampleError as error:
         return index, _Failure(index, str(error))
-    except StopIteration:
+    except _EndError:
         raise
-    except Exception as error:  # the user's dataset may raise anything
+    except (Exception, SystemExit) as error:  # the user's dataset may raise anything
         return index, _Failure(index, f"{type(error).__name__}: {error}")
 
 
@@ -209,6 +209,10 @@ def _loader(data: Samples, batch_size: int, workers: int, seed: int) -> Iterable
     )
 
 
+class _EndError(Exception):
+    """An iterable has no further sample; StopIteration would end a loop in silence, whoever raised it."""
+
+
 class _Asking:
     """Gives the next sample of an iterable, which starts when the first is asked for."""
 
@@ -218,7 +222,10 @@ class _Asking:
 
     def __call__(self) -> object:
         self._samples = iter(self._inputs) if self._samples is None else self._samples
-        return next(self._samples)
+        try:
+            return next(self._samples)
+        except StopIteration:
+            raise _EndError from None
 
 
 def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged]:
@@ -229,19 +236,25 @@ def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded |
     while True:
         try:
             pending.append(_read(data, index, seed, ask))
-        except StopIteration:
+        except _EndError:
             break
         index += 1
+        if data.size is not None and index > data.size:
+            raise _wrong_length(data, "more")
         if len(pending) == batch_size or isinstance(pending[-1][1], _Failure):
             yield _collate(pending)
             pending = []
     if pending:
         yield _collate(pending)
     if data.size not in (None, index):
-        raise InputError(
-            f"{data.source} says that it has {data.size:,} samples, and gave {index:,}: an iterable data set gives as "
-            "many as its __len__ says, or has none"
-        )
+        raise _wrong_length(data, f"{index:,}")
+
+
+def _wrong_length(data: Samples, gave: str) -> InputError:
+    return InputError(
+        f"{data.source} says that it has {data.size:,} samples, and gave {gave}: an iterable data set gives as many as "
+        "its __len__ says, or has none"
+    )
 
 
 def _chunk(start: int, loaded: _Loaded, roster: Roster) -> Chunk:

@@ -11,6 +11,7 @@ from qfair_check.audit_file import pack_outcomes
 from qfair_check.errors import InputError, MeasureError
 from qfair_check.inputs.grouped import GroupedData, Roster
 from qfair_check.inputs.sample import described, kind, mapped, parts
+from qfair_check.inputs.wording import listed
 from qfair_check.measure.chunks import Chunk, Samples
 from qfair_check.measure.forward import Forward
 from qfair_check.measure.tally import Tally
@@ -150,16 +151,18 @@ class _Counter:
 
 
 def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:
-    """Return the logits of a chunk; a model that changes its input or draws random numbers disturbs no other."""
+    """Return the logits of a chunk; a model that changes its input or its answers, or draws, disturbs no other."""
     _seed_all(seed + chunk.start, forward.device)
     try:
         with torch.inference_mode():
-            return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size]
-    except Exception as error:  # the user's model may raise anything
+            return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size].copy()
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
         raised = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
         last = data.where(chunk.start + chunk.size - 1)
         has_floats = any(part.is_floating_point() for _, part in parts(chunk.batch))
         cure = "" if has_floats else "; if the model takes floats, give x as floats"
+        if isinstance(chunk.batch, dict) and isinstance(error, TypeError):
+            cure = f"; it was called with {listed(chunk.batch)} by name: let samples hold only what the model takes"
         raise MeasureError(
             f"the model at {forward.precision} failed on {data.where(chunk.start)} to {last}, as a batch of shape "
             f"{described(kind(chunk.batch))}: {raised}{error}{cure}"

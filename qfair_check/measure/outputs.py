@@ -40,6 +40,8 @@ def logits_of(answer: Any, samples: int) -> Tensor:
             f"it returned a {type(found).__name__}{said}, not a tensor of logits, a tuple that starts with one, or an "
             "object with .logits"
         )
+    if found.is_complex():
+        raise MeasureError("it returned complex numbers, and logits are real")
     if found.ndim in (1, 2) and found.shape[0] == samples and found.numel() == samples:
         column = found.reshape(samples, 1)
         return torch.cat([torch.zeros_like(column), column], dim=1)

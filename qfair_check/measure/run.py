@@ -1,5 +1,6 @@
 """The only composer: model, grouped data and precisions in, audit out."""
 
+import copy
 import hashlib
 import operator
 import os
@@ -19,7 +20,7 @@ from torch import nn
 
 from qfair_check import __version__
 from qfair_check.audit_file import outcomes_digest
-from qfair_check.errors import InputError, MeasureError, OptionError
+from qfair_check.errors import InputError, MeasureError, OptionError, QFairError
 from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
@@ -218,12 +219,16 @@ def _subjects(
 
 
 def _ends(module: nn.Module, batch: Sample) -> tuple[str, str] | None:
-    weights = [(name, weight) for name, weight, _ in quantizable_weights(module)]
+    """Run a copy, since a model may keep something of what it has seen, and return the weights used first and last."""
+    probe = copy.deepcopy(module)
+    weights = [(name, weight) for name, weight, _ in quantizable_weights(probe)]
     if not weights:
         return None
     try:
-        return first_and_last(module, weights, mapped(torch.clone, batch))
-    except Exception as error:  # the user's model may raise anything
+        return first_and_last(probe, weights, mapped(torch.clone, batch))
+    except QFairError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
         raise MeasureError(
             f"the model failed on the first samples, as a batch of shape {described(kind(batch))}: "
             f"{type(error).__name__}: {error}"

@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from qfair_check.errors import OptionError
-from qfair_check.precision import Precision
+from qfair_check.precision import FP32, Precision
 
+NO_NAMES: Mapping[str, str] = {}
 _MOST_NEAR = 5
 
 
@@ -21,11 +22,16 @@ class Allocation:
     Parameters
     ----------
     layer_bits : tuple of (str, Precision)
-        Pattern and precision; of several that match, the last counts.
+        Pattern and precision; of several that match, the last counts. fp32 leaves a layer out, as `exclude` does.
     exclude : tuple of str
         Patterns of layers that stay fp32, whatever else matches.
     first_last : Precision or None
         For the first and the last layer in the order of execution, unless `layer_bits` names them.
+
+    Raises
+    ------
+    OptionError
+        If `first_last` is fp32.
 
     Examples
     --------
@@ -38,6 +44,10 @@ class Allocation:
     layer_bits: tuple[tuple[str, Precision], ...] = ()
     exclude: tuple[str, ...] = ()
     first_last: Precision | None = None
+
+    def __post_init__(self) -> None:
+        if self.first_last == FP32:
+            raise OptionError("first_last is fp32, which quantizes nothing: name these two layers in --qfair-exclude")
 
     def __str__(self) -> str:
         words = [f"{pattern}={precision}" for pattern, precision in self.layer_bits]
@@ -77,10 +87,21 @@ class Allocation:
         names : iterable of str
             Of all weights that can be.
         """
-        return [name for name in names if not any(_matches(pattern, name) for pattern in self.exclude)]
+        return [name for name in names if not self._leaves_out(name)]
 
-    def check(self, names: Sequence[str]) -> None:
+    def _leaves_out(self, name: str) -> bool:
+        bits = [wanted for pattern, wanted in self.layer_bits if _matches(pattern, name)]
+        return bits[-1:] == [FP32] or any(_matches(pattern, name) for pattern in self.exclude)
+
+    def check(self, names: Sequence[str], tied: Mapping[str, str] = NO_NAMES) -> None:
         """Refuse a pattern that matches no weight.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of all weights that can be quantized.
+        tied : mapping of str to str
+            From other names of a tied weight to the one in `names`.
 
         Raises
         ------
@@ -90,12 +111,21 @@ class Allocation:
         given = [("layer-bits", pattern) for pattern, _ in self.layer_bits]
         for option, pattern in given + [("exclude", pattern) for pattern in self.exclude]:
             if not any(_matches(pattern, name) for name in names):
+                if first := next((first for name, first in tied.items() if _matches(pattern, name)), None):
+                    raise OptionError(
+                        f"--qfair-{option} names {pattern!r}, which has no weight of its own but is tied: "
+                        f"name {layer_of(first)}"
+                    )
                 raise OptionError(
                     f"--qfair-{option} names {pattern!r}, and no layer has this name: {_near(pattern, names)}"
                 )
 
     def plan(
-        self, names: Sequence[str], precision: Precision, ends: tuple[str, str] | None = None
+        self,
+        names: Sequence[str],
+        precision: Precision,
+        ends: tuple[str, str] | None = None,
+        tied: Mapping[str, str] = NO_NAMES,
     ) -> dict[str, Precision]:
         """Return the precision of each weight that is quantized.
 
@@ -107,16 +137,21 @@ class Allocation:
             That of the audit.
         ends : (str, str), optional
             The weights that are used first and last; needed for `first_last`.
+        tied : mapping of str to str
+            From other names of a tied weight to the one in `names`.
 
         Raises
         ------
         OptionError
-            If a pattern matches no weight, or the ends are needed and not known.
+            If a pattern matches no weight, if nothing is left to quantize to an integer precision, or if the ends are
+            needed and not known.
         """
-        self.check(names)
+        self.check(names, tied)
         planned = dict.fromkeys(self.included(names), precision)
         if not precision.is_integer:
             return planned
+        if not planned:
+            raise OptionError(f"every layer is left out, and nothing is quantized to {precision}: exclude fewer layers")
         if self.first_last is not None:
             if ends is None:
                 raise OptionError("first_last needs the order of execution: give an example batch too")

@@ -23,8 +23,8 @@ def step(low: Steps, high: Steps, bits: int, grid: Grid, dtype: np.dtype[np.floa
     bits : int
     grid : str
     dtype : numpy dtype
-        Of the weights; the scale is rounded to it, and is at least its smallest normal number, so that a
-        division by it stays finite.
+        Of the weights; the scale is rounded to it, is at least its smallest normal number, so that a division by
+        it stays finite, and at most its largest one.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def step(low: Steps, high: Steps, bits: int, grid: Grid, dtype: np.dtype[np.floa
         width = (high - low) / highest
     else:
         width = np.maximum(-low, high) / -lowest
-    smallest = np.finfo(dtype).smallest_normal
-    scale = np.where(width > 0, np.maximum(width.astype(dtype), smallest), dtype.type(1))
+    reach = np.finfo(dtype)
+    scale = np.where(width > 0, np.clip(width, reach.smallest_normal, reach.max).astype(dtype), dtype.type(1))
     if grid == "asymmetric":
         return scale, np.clip(np.rint(-low / scale), lowest, highest)
     return scale, np.zeros(len(scale))

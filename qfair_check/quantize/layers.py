@@ -12,6 +12,7 @@ from qfair_check.quantize.graph import graph_weights
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_WEIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Embedding, nn.EmbeddingBag)
 _CONV1D = "transformers.pytorch_utils.Conv1D"  # a linear layer, its weight transposed, as in GPT-2
+_PACKED = ("_packed_params", "_all_weight_values")  # where quantized layers of torch.ao.nn hold their integers
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -30,7 +31,8 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
     Raises
     ------
     InputError
-        If a weight is not a plain floating-point parameter (it is pruned or parametrized, or packed).
+        If a weight is not a plain floating-point parameter (it is pruned or parametrized), or a layer is quantized
+        already.
 
     Examples
     --------
@@ -40,6 +42,8 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
     """
     seen: set[int] = set()
     for prefix, layer in module.named_modules():
+        if any(hasattr(layer, name) for name in _PACKED):
+            raise InputError(f"{prefix or 'the model'} is quantized already: give the model as it was trained")
         kind = _kind(layer)
         axis = 1 if issubclass(kind, _TRANSPOSED) or _is_conv1d(kind) else 0
         for name in _weight_names(layer, kind):
@@ -54,6 +58,21 @@ def quantizable_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, 
         if id(weight) not in seen:
             seen.add(id(weight))
             yield full_name, weight, axis
+
+
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Return the other names of tied weights, each with the name under which the weight is quantized.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
+    >>> net[1].weight = net[0].weight
+    >>> tied_names(net)
+    {'1.weight': '0.weight'}
+    """
+    weights = {id(weight): name for name, weight, _ in quantizable_weights(module)}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: weights[id(value)] for name, value in every if weights.get(id(value), name) != name}
 
 
 def _is_conv1d(kind: type) -> bool:

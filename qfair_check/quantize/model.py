@@ -1,7 +1,7 @@
 """A module becomes a new module whose weights lie on a grid."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qfair_check.errors import InputError, QFairError
 from qfair_check.precision import Precision
 from qfair_check.quantize.allocation import Allocation
-from qfair_check.quantize.layers import quantizable_weights
+from qfair_check.quantize.layers import quantizable_weights, tied_names
 from qfair_check.quantize.spec import Scheme
 from qfair_check.quantize.uniform import quantize_tensor
 from qfair_check.record import LayerWeights
@@ -82,12 +82,12 @@ def quantize_model(
             f"{type(module).__name__} has no weights to quantize to {wanted}: it holds no convolution, linear, "
             "embedding, attention or recurrent layer of torch.nn; audit it with bits=32 or 16"
         )
-    plan = allocation.plan([name for name, _, _ in quantizable_weights(module)], wanted, ends)
+    plan = allocation.plan([name for name, _, _ in quantizable_weights(module)], wanted, ends, tied_names(module))
     quantized = _copied(module)
     _check_finite(quantized)
     half = _HALVES.get(wanted.name)
     if half:
-        _check_reach(quantized, half)
+        _check_reach(_learned(quantized), half)
     with torch.no_grad():
         layers = tuple(
             _quantize_weight(name, weight, axis, plan[name], grid)
@@ -160,11 +160,9 @@ def _check_finite(module: nn.Module) -> None:
         )
 
 
-def _check_reach(module: nn.Module, half: torch.dtype) -> None:
+def _check_reach(values: Iterable[tuple[str, Tensor]], half: torch.dtype) -> None:
     found = [
-        f"{name} ({float(value.abs().max()):g})"
-        for name, value in _learned(module)
-        if not torch.isfinite(value.to(half)).all()
+        f"{name} ({float(value.abs().max()):g})" for name, value in values if not torch.isfinite(value.to(half)).all()
     ]
     if found:
         kind = str(half).removeprefix("torch.")
@@ -191,6 +189,7 @@ def _quantize_weight(name: str, weight: nn.Parameter, axis: int, precision: Prec
         if levels > 2**precision.bits:
             raise QFairError(f"{name} uses {levels} levels at {precision}, more than {2**precision.bits}: report this")
     elif precision.name in _HALVES:
+        _check_reach([(name, before)], _HALVES[precision.name])
         after = before.to(_HALVES[precision.name]).float()
     layer = LayerWeights(
         name=name,

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qfair_check.inputs.sample import Sample, called
 
@@ -24,7 +24,7 @@ def first_and_last(module: nn.Module, weights: Sequence[tuple[str, Tensor]], bat
     Returns
     -------
     (str, str)
-        In the order of `weights` where torch does not tell, as in TorchScript.
+        In the order of `weights` if it uses none of them.
 
     Examples
     --------
@@ -46,22 +46,23 @@ def first_and_last(module: nn.Module, weights: Sequence[tuple[str, Tensor]], bat
     return seen[0], seen[-1]
 
 
-class _Uses(TorchFunctionMode):
-    """Notes each weight that is an argument of a torch function."""
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes each weight that an operator takes, in TorchScript too; torch.cond takes those of all its branches."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
         self._name_of = {id(weight): name for name, weight in weights}
 
-    def __torch_function__(
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not getattr(func, "__name__", "").startswith("__"):  # reading an attribute of a weight is no use of it
-            given = map(id, pytree.tree_leaves((args, kwargs)))
-            self.names += [self._name_of[key] for key in given if key in self._name_of]
+        given = map(id, pytree.tree_leaves((args, kwargs)))
+        self.names += [self._name_of[key] for key in given if key in self._name_of]
         return func(*args, **(kwargs or {}))

@@ -60,7 +60,7 @@ def message(name: str, state: dict[str, torch.Tensor] | None = None) -> str:
     return str(caught.value)
 
 
-NAME_ONE = "name a function or class there that builds the model"
+NAME_ONE = "name a function or class that it has"
 
 
 @pytest.mark.parametrize(

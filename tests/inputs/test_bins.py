@@ -88,7 +88,7 @@ def test_bins_that_make_no_sense(text: str, reason: str) -> None:
     assert str(caught.value).startswith(reason)
 
 
-@pytest.mark.parametrize("given", ["age=0,18", [0, 18], {"age": 18}, {"age": [[0], [1]]}])
+@pytest.mark.parametrize("given", ["age=0,18", [0, 18], {"age": 18}, {"age": [[0], [1]]}, {"age": [0, 10**400]}])
 def test_bins_in_python_that_make_no_sense(tmp_path: Path, given: object) -> None:
     with pytest.raises(OptionError, match=r"^(bins is|the bins of 'age' are) "):
         load_data(write(tmp_path), bins=given)

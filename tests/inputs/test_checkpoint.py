@@ -527,3 +527,12 @@ def test_a_damaged_directory_of_a_zip_file(tmp_path: Path, damage: bytes) -> Non
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     assert "net" in message(tmp_path / f"{'n' * 300}.pt")
+
+
+@pytest.mark.parametrize("beside", [STATE, {"module": STATE, "decay": 0.9}, {"state_dict": STATE}])
+def test_weights_that_are_left_out_are_told(tmp_path: Path, beside: dict[str, object]) -> None:
+    optimizer = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    path = saved(tmp_path, {"model": STATE, "model_ema": beside, "optimizer": optimizer})
+    assert read_checkpoint(path).notices == (
+        f"{path} also holds weights under model_ema, left out: those under model are audited",
+    )

@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import qfair_check
 from qfair_check.errors import InputError, OptionError
@@ -30,6 +31,15 @@ class Flow(IterableDataset):
 def arrays():
     return X, Y, SEX
 
+def named_arrays():
+    return {"x": X, "y": Y, "group": SEX}
+
+def mapping():
+    return {"train": People()}
+
+def loader():
+    return torch.utils.data.DataLoader(People(), batch_size=8)
+
 def grouped():
     return qfair_check.grouped_data(X, Y, SEX)
 
@@ -47,6 +57,12 @@ def leaves():
 
 def refused():
     raise qfair_check.InputError("the archive is not mounted")
+
+def generator():
+    yield from listed()
+
+def split():
+    return torch.utils.data.random_split(People(), [40, 40])[0]
 
 constant = 5
 """
@@ -77,7 +93,7 @@ def test_what_a_factory_may_give():
     net = network()
     found = {
         name: qfair_check.audit(net, qfair_check.load_data(f"people_data:{name}"), 8).measured_json()
-        for name in ("People", "Flow", "arrays", "grouped", "listed")
+        for name in ("People", "Flow", "arrays", "named_arrays", "grouped", "listed")
     }
     assert len(set(found.values())) == 1
 
@@ -95,6 +111,14 @@ def test_factories_that_cannot_be_used():
         "people_data:number gives a int, not a torch Dataset: give one of samples (x, y), (x, y, group), or mappings "
         "with a label"
     )
+    assert message("people_data:generator") == (
+        "people_data:generator gives a generator, which can be read only once: give an IterableDataset, whose __iter__ "
+        "starts anew"
+    )
+    assert message("people_data:loader") == (
+        "people_data:loader gives a DataLoader, whose samples come in batches: give the data set that it loads"
+    )
+    assert message("people_data:mapping").startswith("people_data:mapping gives a dict, not a torch Dataset: ")
     assert message("people_data:broken") == "people_data:broken failed: OSError: disk on fire"
     assert message("people_data:leaves") == "people_data:leaves failed: SystemExit: 3"
     assert message("people_data:refused") == "the archive is not mounted"
@@ -113,6 +137,22 @@ def test_options_of_files_are_refused(option, value):
 
 
 @pytest.mark.parametrize(
+    ("name", "option", "value", "gives"),
+    [
+        ("arrays", "label", "y", "arrays, which have no keys"),
+        ("arrays", "group_by", "sex", "arrays, which have no keys"),
+        ("grouped", "label", "y", "grouped data, which says this itself"),
+        ("grouped", "group_by", "sex", "grouped data, which says this itself"),
+        ("grouped", "classes", ["no", "yes"], "grouped data, which says this itself"),
+    ],
+)
+def test_options_that_would_count_for_nothing_are_refused(name, option, value, gives):
+    assert message(f"people_data:{name}", OptionError, **{option: value}) == (
+        f"--qfair-{option.replace('_', '-')} makes no sense here: people_data:{name} gives {gives}; leave it out"
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [("a:b", True), ("a.b.c:d.e", True), ("C:/a.csv", False), ("a.csv", False), ("a b:c", False), (":b", False)],
 )
@@ -123,3 +163,10 @@ def test_the_name_of_a_function_is_told_from_a_path(text, expected):
 def test_a_file_can_still_be_named_with_a_folder(people):
     np.savez(people / "a.npz", x=np.ones((2, 3), np.float32), y=[0, 1])
     assert qfair_check.load_data(people / "a.npz").size == 2
+
+
+def test_a_random_split_is_the_same_each_time_and_draws_nothing_from_the_caller():
+    before = torch.random.get_rng_state()
+    first, second = (qfair_check.load_data("people_data:split").inputs.indices for _ in range(2))
+    assert first == second != list(range(40))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from qfair_check.errors import InputError
 from qfair_check.inputs.data import GroupedData, load_data
+from qfair_check.inputs.labelled import labelled
 from qfair_check.measure.run import audit
+from qfair_check.record import Audit
 
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 GENDERS = ("male", "female")
@@ -90,6 +94,53 @@ def test_files_that_are_no_images_are_told(animals: Path) -> None:
     assert data.notices[0] == (
         f"left out of {animals}: cover.png, list.txt, cat/notes.md, which are no images by their names or place"
     )
+
+
+def test_links_to_folders_are_followed_as_torchvision_does(
+    animals: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = tmp_path_factory.mktemp("store")
+    image(store / "b" / "1.png")
+    image(store / "a" / "2.png")
+    (animals / "dog" / "more").symlink_to(store)
+    (animals / "ant").symlink_to(store)
+    data, peer = load_data(animals, **NORMAL), ImageFolder(animals)
+    assert [data.where(index) for index in range(data.size)] == [
+        str(Path(name).relative_to(animals)) for name, _ in peer.samples
+    ]
+    assert data.labels.tolist() == peer.targets
+
+
+@pytest.mark.parametrize(("link", "target"), [("cat/deep/round", "."), ("dog/up", ".."), ("dog/top", "../..")])
+def test_a_link_that_leads_in_a_circle_would_count_images_many_times(animals: Path, link: str, target: str) -> None:
+    (animals / link).symlink_to(target)
+    told = message(animals)
+    assert told.startswith(f"the folder {link}")
+    assert told.endswith(" in FOLDER is a link to a folder that holds it: remove it")
+
+
+def test_a_folder_that_cannot_be_read_is_told(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert message(animals) == "cannot read the folder FOLDER/cat/deep: Permission denied"
+
+
+def test_names_that_are_no_utf8(animals: Path) -> None:
+    odd = os.fsdecode(b"b\xe4r")
+    image(animals / "dog" / f"{odd}.png")
+    image(animals / odd / "a.png")
+    data = load_data(animals, **NORMAL)
+    assert (data.size, data.classes) == (6, ("b\\xe4r", "cat", "dog"))
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    made = audit(net, data, 8, workers=0)
+    made.save(animals / "audit.json")
+    assert Audit.load(animals / "audit.json").measured_json() == made.measured_json()
 
 
 def test_a_damaged_image_is_named(animals: Path) -> None:
@@ -193,8 +244,29 @@ def test_measured_parts_are_those_of_manifests(faces: Path, options: dict[str, o
     torch.manual_seed(0)
     outputs = 2 if options["label"] == "gender" else 5
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, outputs))
+    by_folder = load_data(faces, **options, **NORMAL)
+    bins = pd.cut(
+        table["age"], [0, 18, 40, 65, 121], right=False, labels=["[0, 18)", "[18, 40)", "[40, 65)", "[65, 120]"]
+    )
+    told = table.assign(age=bins).to_dict("records")
+    keys = {"label": options["label"], "group_by": np.atleast_1d(options.get("group_by", ())).tolist()}
+
+    class Faces(Dataset):
+        def __len__(self) -> int:
+            return len(told)
+
+        def __getitem__(self, index: int) -> dict[str, object]:
+            asked = {name: told[index][name] for name in [keys["label"], *keys["group_by"]]}
+            return {"x": by_folder.inputs[index], **asked}
+
+    by_function = labelled(
+        Faces(), "faces:test", "key", classes=by_folder.classes, label=keys["label"], group_by=tuple(keys["group_by"])
+    )
+    files = [load_data(faces.parent / name, **options, **NORMAL) for name in ("faces.csv", "faces.parquet")]
     measured = {
-        audit(net, load_data(path, **options, **NORMAL), "8,4", workers=0).measured_json()
-        for path in (faces, faces.parent / "faces.csv", faces.parent / "faces.parquet")
+        audit(net, data, "8,4", workers=workers, batch_size=batch_size).measured_json()
+        for data, workers, batch_size in zip(
+            [by_folder, *files, by_function], (0, 0, 2, 0), (64, 7, 64, 1), strict=True
+        )
     }
     assert len(measured) == 1

@@ -182,6 +182,13 @@ def test_names_of_classes_from_the_user_the_model_or_the_data_set():
             lambda index: (Image.new("RGB", (4, 4)), 1),
             "sample 0 cannot be used: its input is a PIL image: let the data set make it a tensor, such as by a",
         ),
+        (
+            lambda index: {"text": "good film", "ids": X[index], "label": 1},
+            "sample 0 cannot be used: its text is a str, and no tensor can be made of it",
+        ),
+        (lambda index: ((X[index], None), 1), "sample 0 cannot be used: its input 1 is a NoneType, and no tensor can"),
+        (lambda index: ((), 1), "sample 0 cannot be used: it holds no input"),
+        (lambda index: ({}, 1), "sample 0 cannot be used: it holds no input"),
         (lambda index: (X[index], 7), "sample 0 has class index 7, and the model has 2 outputs"),
         (
             lambda index: (X[index], 2 if index == 100 else 1),
@@ -214,13 +221,67 @@ def test_labels_that_are_names_here_and_indices_there():
     assert "sample 70" in message(data)
 
 
-@pytest.mark.parametrize(("size", "gave"), [(149, "149"), (151, "151"), (0, "0")])
+@pytest.mark.parametrize(("size", "gave"), [(149, "149"), (151, "more"), (0, "0")])
 def test_an_iterable_that_ends_early_or_late_is_told(size, gave):
     flow = Promised(lambda index: triple(index % SIZE), size)
     assert message(flow) == (
         f"python says that it has 150 samples, and gave {gave}: an iterable data set gives as many as its __len__ "
         "says, or has none"
     )
+
+
+def test_an_iterable_without_end_is_left_where_it_says_that_it_ends():
+    asked = []
+    told = message(Promised(lambda index: asked.append(index) or triple(index % SIZE), 10**12))
+    assert told.startswith("python says that it has 150 samples, and gave more: ")
+    assert len(asked) == SIZE + 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("kind", [Made, Flow])
+def test_a_data_set_may_fill_one_buffer_for_every_sample(kind, batch_size):
+    buffer, sample = torch.empty(3), {"group": "", "y": torch.empty((), dtype=torch.int64)}
+
+    def filled(index):
+        sample["group"] = SEX[index]
+        sample["y"].fill_(Y[index])
+        return sample | {"x": buffer.copy_(torch.from_numpy(X[index]))}
+
+    assert measured(kind(filled), batch_size=batch_size) == EXPECTED
+
+
+def test_a_data_set_without_a_length_is_iterated_or_refused():
+    class Rows(Dataset):
+        def __getitem__(self, index):
+            return triple(index)
+
+    class Iterated(Rows):
+        def __iter__(self):
+            return map(triple, range(SIZE))
+
+    class Unknown(Rows):
+        def __len__(self):
+            raise NotImplementedError
+
+    assert measured(Iterated()) == EXPECTED
+    assert message(Rows()) == "python gives a Rows without a length: give it a __len__, or make it iterable"
+    assert message(Unknown()) == "python gives a Unknown without a length: give it a __len__, or make it iterable"
+
+
+def test_a_length_that_fails_or_makes_no_sense():
+    assert message(Made(triple, -1)) == "the length of python cannot be told: ValueError: __len__() should return >= 0"
+
+    class Closed(Made):
+        def __len__(self):
+            raise OSError("disk on fire")
+
+    assert message(Closed(triple)) == "the length of python cannot be told: OSError: disk on fire"
+
+
+def test_truth_values_are_indices_as_labels_and_names_as_groups():
+    held = [(X[index], bool(Y[index]), X[index, 0] > 0) for index in range(SIZE)]
+    assert measured(Made(held.__getitem__)) == measured((X, np.array(Y, bool), X[:, 0] > 0))
+    assert finished(held.__getitem__).group_names == ("False", "True")
 
 
 def test_no_samples_at_all():

@@ -596,3 +596,27 @@ def test_replacing_a_file_leaves_no_temporary_file(tmp_path: Path) -> None:
     replace_file(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_inside_a_module_is_refused() -> None:
+    with pytest.raises(InputError, match="1 of the model is TorchScript inside a module of Python: give the module"):
+        as_model(nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Linear(2, 2))))
+
+
+def test_tensors_without_values_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^weight of the model has no values \(device meta\): load its weights first"):
+        as_model(nn.Linear(2, 2, device="meta"))
+
+
+def test_the_hash_of_a_sparse_buffer_is_that_of_its_values() -> None:
+    assert state_sha256({"mask": torch.eye(3).to_sparse()}) == state_sha256({"mask": torch.eye(3)})
+
+
+def test_an_architecture_beside_a_whole_module_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.zeros(2, 3),)), path)
+    loaded = load_model(path, arch="resnet50")
+    assert loaded.architecture is None
+    assert loaded.notices == (f"{path} holds a whole module: --qfair-arch resnet50 is left out",)
+    assert load_model(path).notices == ()

@@ -3,9 +3,20 @@ from collections import UserDict
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from qfair_check.inputs.sample import called, described, kind, mapped, parts, plain_sample, size, stacked
+from qfair_check.inputs.sample import (
+    SampleError,
+    called,
+    described,
+    kind,
+    mapped,
+    parts,
+    plain_sample,
+    size,
+    stacked,
+)
 
 IDS, MASK = torch.tensor([1, 2, 3]), torch.tensor([1.0, 0.0, 1.0])
 
@@ -18,16 +29,29 @@ def test_a_mapping_becomes_a_dict_and_a_tuple_stays_one():
     assert kind(plain_sample([1, 2, 3])) == (("", (3,), torch.int64),)
 
 
-@pytest.mark.parametrize("wrong", [{"ids": "text"}, (IDS, None), {"ids": torch.eye(2).to_sparse()}])
-def test_what_is_no_dense_tensor_is_refused(wrong):
-    with pytest.raises((TypeError, ValueError, RuntimeError)):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"ids": "text"}, "its ids is a str, and no tensor can be made of it"),
+        ((IDS, None), "its input 1 is a NoneType, and no tensor can be made of it"),
+        ({"ids": torch.eye(2).to_sparse()}, "its ids is a tensor of layout torch.sparse_coo, which is not dense"),
+        ({"ids": IDS, "face": Image.new("L", (2, 2))}, "its face is a PIL image: let the data set make it a tensor"),
+        ((), "it holds no input"),
+    ],
+)
+def test_what_is_no_dense_tensor_is_refused(wrong, told):
+    with pytest.raises(SampleError) as caught:
         plain_sample(wrong)
+    assert str(caught.value).startswith(told)
 
 
 def test_a_sample_holds_no_memory_of_the_data_set_and_no_gradient():
     array = np.ones(3, np.float32)
-    found = plain_sample((array, MASK.clone().requires_grad_()))
+    mask = MASK.clone().requires_grad_()
+    found = plain_sample((array, mask))
     array[0] = 5
+    mask.data.fill_(5)
+    assert torch.equal(found[1], MASK)
     assert found[0].tolist() == [1, 1, 1]
     assert not found[1].requires_grad
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from qfair_check.errors import OptionError
-from qfair_check.judge.limits import CHECKS, GATE_CHECKS, Limit, check_limits_bind, gate_limits
+from qfair_check.judge.checks import CHECKS, GATE_CHECKS
+from qfair_check.judge.limits import Limit, check_limits_bind, gate_limits
 
 FVO = CHECKS["fvo"]
 

@@ -3,7 +3,7 @@ from decimal import Decimal
 
 import pytest
 
-from qfair_check.judge.limits import CHECKS
+from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.text import describe, shown_name
 from qfair_check.judge.verdicts import judge_one
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfair_check.errors import OptionError
-from qfair_check.judge.limits import CHECKS, Limit, gate_limits
+from qfair_check.judge.checks import CHECKS
+from qfair_check.judge.limits import Limit, gate_limits
 from qfair_check.judge.verdicts import Outcome, judge_audit, judge_one
 
 PASS, FAIL, INSUFFICIENT = Outcome.PASS, Outcome.FAIL, Outcome.INSUFFICIENT

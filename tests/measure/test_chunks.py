@@ -211,6 +211,25 @@ def test_a_sample_of_another_type_is_named(batch_size):
     )
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_a_data_set_may_fill_one_buffer_for_every_sample(batch_size, workers):
+    buffer = torch.empty(2)
+    (chunk,) = cut(dataset(lambda index: buffer.fill_(index)), batch_size, workers)
+    assert chunk.batch[:10].tolist() == [[index, index] for index in range(10)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [StopIteration, SystemExit])
+def test_no_error_ends_the_data_early_or_the_process(error, workers):
+    def function(index):
+        if index == 5:
+            raise error(0)
+        return torch.zeros(2)
+
+    assert message(dataset(function), workers=workers) == f"sample 5 cannot be used: {error.__name__}: 0"
+
+
 def test_a_later_batch_of_another_shape_is_named():
     data = dataset(lambda index: torch.zeros(2 if index < 6 else 3))
     assert message(data, batch_size=2).startswith("sample 6 cannot be used: its shape is (3,)")
@@ -245,7 +264,8 @@ def test_a_sample_with_a_gradient_is_used_without_it():
 
 def test_a_sparse_sample_is_named_with_the_cure():
     assert message(dataset(lambda index: torch.eye(2).to_sparse())) == (
-        "sample 0 cannot be used: TypeError: a tensor of layout torch.sparse_coo is not dense: give value.to_dense()"
+        "sample 0 cannot be used: its input is a tensor of layout torch.sparse_coo, which is not dense: give "
+        "value.to_dense()"
     )
 
 

@@ -63,3 +63,8 @@ def test_an_answer_without_logits(answer):
 def test_an_answer_of_another_shape(shape):
     with pytest.raises(MeasureError, match=r"its output has shape \(.*\), not \(2, number of classes\)"):
         logits_of(torch.zeros(shape), 2)
+
+
+def test_complex_numbers_are_no_logits():
+    with pytest.raises(MeasureError, match="complex numbers"):
+        logits_of(LOGITS.to(torch.complex64), 2)

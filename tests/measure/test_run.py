@@ -1,5 +1,6 @@
 import copy
 import random
+import sys
 from dataclasses import fields, replace
 
 import msgspec
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from qfair_check import audit
 from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
+from qfair_check.inputs.labelled import labelled
 from qfair_check.inputs.model import Model
 from qfair_check.record import Audit, Measures
 
@@ -281,6 +283,7 @@ def test_many_classes_are_counted_in_blocks():
             "it returned a dict, not a tensor of logits, a tuple that starts with one, or an object with .logits",
         ),
         (lambda logits: {"logits": logits}["scores"], "KeyError: 'scores'"),
+        (lambda logits: sys.exit(0), "SystemExit: 0"),
     ],
 )
 def test_a_wrong_answer_names_samples_and_shape(function, message):
@@ -288,6 +291,22 @@ def test_a_wrong_answer_names_samples_and_shape(function, message):
         audit(Module(function), (FLAT, Y), bits=8)
     assert str(caught.value) == (
         f"the model at fp32 failed on sample 0 to sample 63, as a batch of shape (64, 25) (torch.float32): {message}"
+    )
+
+
+def test_a_model_may_answer_in_one_buffer():
+    buffer = torch.empty(64, 4, dtype=torch.float64)
+    found = audit(lambda x: buffer.copy_(x[:, :4]), (FLAT, Y), bits=32)
+    assert found.precisions == audit(lambda x: x[:, :4].double(), (FLAT, Y), bits=32).precisions
+
+
+def test_a_name_that_the_model_does_not_take():
+    samples = [{"x": row, "age": 3, "y": 0} for row in FLAT]
+    with pytest.raises(MeasureError) as caught:
+        audit(nn.Linear(25, 4), labelled(samples, "python", "key"), bits=8)
+    assert str(caught.value).endswith(
+        "TypeError: Linear.forward() got an unexpected keyword argument 'x'; it was called with x, age by name: let "
+        "samples hold only what the model takes"
     )
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from qfair_check.options import PLUGIN_OPTIONS
+from qfair_check.option_table import PLUGIN_OPTIONS
 from qfair_check.record import Audit
 
 

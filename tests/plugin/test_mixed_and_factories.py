@@ -56,10 +56,26 @@ def test_bits_by_layer_save_what_one_precision_loses(gate, tiny):
     assert gate("--bits=2", "--qfair-first-last=8").ret == 0
 
 
-def test_an_excluded_layer_stays_and_the_share_says_so(gate):
-    found = gate("--bits=2", "--qfair-exclude=weight")
+def test_an_excluded_layer_stays_and_the_share_says_so(pytester, tiny):
+    pytester.makepyfile(
+        pair="""
+        import torch
+        from torch import nn
+
+        def make():
+            net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+            net.load_state_dict({"0.weight": torch.eye(2), "1.weight": torch.tensor([[1.0, 0.0], [0.0, 0.3]])})
+            return net
+
+        torch.save(make().state_dict(), "pair.pt")
+        """
+    )
+    pytester.runpython("pair.py")
+    options = ("--qfair-model=pair.pt", "--qfair-arch=pair:make", "--qfair-data=tiny.npz", "--bits=2")
+    assert pytester.runpytest(*options).ret == 1
+    found = pytester.runpytest(*options, "--qfair-exclude=1")
     assert found.ret == 0
-    found.stdout.fnmatch_lines(["warning only 0.0% of the parameters lie in layers that are quantized"])
+    found.stdout.fnmatch_lines(["warning only 50.0% of the parameters lie in layers that are quantized"])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +84,7 @@ def test_an_excluded_layer_stays_and_the_share_says_so(gate):
         ("--qfair-layer-bits=conv1=8", "--qfair-layer-bits names 'conv1', and no layer has this name: there are *"),
         ("--qfair-layer-bits=conv1", "layer_bits is 'conv1': give layers and bits, such as conv1=8,fc=8"),
         ("--qfair-exclude=fc", "--qfair-exclude names 'fc', and no layer has this name: *"),
+        ("--qfair-exclude=*", "every layer is left out, and nothing is quantized to int4: exclude fewer layers"),
         ("--qfair-first-last=1", "'1' is not a bit width: *"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qfair_check
-from qfair_check.errors import OptionError
+from qfair_check.errors import InputError, OptionError
 from qfair_check.precision import Precision
 from qfair_check.quantize.allocation import Allocation, layer_of
 from qfair_check.quantize.layers import quantizable_weights
@@ -81,6 +81,7 @@ def test_a_pattern_that_matches_nothing_is_told_with_names_like_it():
         ({"layer_bits": {"conv1": 1}}, "'1' is not a bit width"),
         ({"exclude": "fc,"}, "exclude is 'fc,': give names of layers"),
         ({"first_last": "x"}, "'x' is not a bit width"),
+        ({"first_last": 32}, "first_last is fp32, which quantizes nothing: name these two layers in --qfair-exclude"),
         ({"first_last": 8, "ends": None}, "first_last needs the order of execution"),
     ],
 )
@@ -134,10 +135,46 @@ def test_each_layer_gets_its_bits_and_an_excluded_one_stays():
 
 def test_a_layer_at_half_precision_inside_an_integer_model_is_rounded():
     net = small()
-    mixed = quantize_model(net, 4, allocation=Allocation.of("0=fp16,2=fp32"))
+    mixed = quantize_model(net, 4, allocation=Allocation.of("0=fp16"))
     assert torch.equal(mixed.module[0].weight, net[0].weight.half().float())
+    assert [(layer.bits, layer.rule) for layer in mixed.layers] == [(16, "round"), (4, "absmax"), (4, "absmax")]
+
+
+def test_a_weight_beyond_half_precision_is_refused_where_its_layer_alone_is_at_half_precision():
+    net = small()
+    with torch.no_grad():
+        net[0].weight[0, 0] = 1e6
+    with pytest.raises(InputError, match=r"beyond the largest float16 number, 65504, in 0\.weight \(1e\+06\)"):
+        quantize_model(net, 4, allocation=Allocation.of("0=fp16"))
+    quantize_model(net, 4, allocation=Allocation.of("0=bf16"))
+
+
+def test_a_layer_at_fp32_is_left_out_of_the_share():
+    net = small()
+    by_bits, by_name = Allocation.of("2=4,2=32"), Allocation.of(exclude="2")
+    assert quantized_share(net, by_bits) == quantized_share(net, by_name)
+    mixed = quantize_model(net, 4, allocation=by_bits)
     assert torch.equal(mixed.module[2].weight, net[2].weight)
-    assert [(layer.bits, layer.rule) for layer in mixed.layers] == [(16, "round"), (32, "round"), (4, "absmax")]
+    assert mixed.layers == quantize_model(net, 4, allocation=by_name).layers
+    assert quantized_share(net, Allocation.of("2=32,2=4")) == quantized_share(net)
+
+
+@pytest.mark.parametrize("words", [{"exclude": "*"}, {"layer_bits": "*=32"}, {"layer_bits": "0=32", "exclude": "[24]"}])
+def test_an_integer_model_has_a_layer_that_is_quantized(words):
+    allocation = Allocation.of(**words)
+    with pytest.raises(OptionError, match="every layer is left out, and nothing is quantized to int4: exclude fewer"):
+        quantize_model(small(), 4, allocation=allocation)
+    quantize_model(small(), 16, allocation=allocation)
+
+
+def test_the_other_name_of_a_tied_weight():
+    net = small()
+    net.add_module("tied", nn.Linear(8, 8))
+    net.tied.weight = net[2].weight
+    for words in ({"layer_bits": "tied=8"}, {"exclude": "tied.*"}):
+        with pytest.raises(OptionError, match="which has no weight of its own but is tied: name 2"):
+            quantize_model(net, 4, allocation=Allocation.of(**words))
+    assert quantize_model(net, 4, allocation=Allocation.of("2=8")).layers[1].bits == 8
 
 
 def test_an_audit_says_what_it_did_and_its_layers_add_up():
@@ -183,3 +220,22 @@ def test_the_first_and_last_layer_are_those_of_the_execution():
 
 def test_the_name_of_a_layer():
     assert [layer_of(name) for name in ("weight", "fc.weight", "rnn.weight_ih_l0")] == ["", "fc", "rnn"]
+
+
+def test_looking_for_the_first_and_last_layer_leaves_a_model_that_remembers_as_it_was():
+    class Counts(nn.Sequential):
+        def __init__(self, *layers):
+            super().__init__(*layers)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += 1
+            return super().forward(x) * torch.where(self.seen == 1, 1.0, -1.0)
+
+    data = (torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), [0, 1, 2] * 20)
+    plain, found = (
+        qfair_check.audit(Counts(*small()), data, 8, allocation=Allocation.of(first_last=first_last))
+        for first_last in (None, 8)
+    )
+    assert found.fp32 == plain.fp32
+    assert found.at(8).overall.flips == plain.at(8).overall.flips

@@ -225,3 +225,20 @@ def test_integers_are_refused():
     module.a = nn.Parameter(torch.zeros(6, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InputError, match=r"^a holds int8, not floating-point weights"):
         weights(fx.symbolic_trace(module))
+
+
+class Every(nn.Module):
+    """Uses some columns of a parameter."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.mix, self.step = nn.Parameter(torch.ones(6, 4 * step)), step
+
+    def forward(self, x):
+        return x @ self.mix[:, :: self.step]
+
+
+@pytest.mark.parametrize("step", [2, 3, 6])
+def test_the_axis_of_a_slice_with_steps(step):
+    assert weights(fx.symbolic_trace(Every(step))) == [("mix", 1)]
+    assert weights(as_model(export(Every(step), (torch.ones(2, 6),))).module) == [("mix", 1)]

@@ -65,3 +65,8 @@ def test_the_error_of_float32_weights_is_summed_in_float64():
     direct = ((wide - scales * np.clip(np.rint(wide / scales), -127, 127)) ** 2).mean(axis=0)
     found = SortedWeights.of(values).mean_squared_error(scales, np.zeros(3), 8, "symmetric")
     np.testing.assert_allclose(found, direct, rtol=1e-8)
+
+
+def test_a_range_beyond_float32_has_a_scale_in_it():
+    scale, _ = step(np.array([-6e38]), np.array([6e38]), 2, "symmetric", np.dtype("float32"))
+    assert scale.item() == np.finfo(np.float32).max

@@ -111,3 +111,11 @@ def test_packed_weights_are_refused():
 def test_weights_without_a_shape_are_refused():
     with pytest.raises(InputError, match=r"^0\.weight has no shape yet: run one batch"):
         list(quantizable_weights(nn.Sequential(nn.LazyLinear(2))))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("layer", [nn.Linear(4, 6), nn.LSTM(4, 6)], ids=["linear", "lstm"])
+def test_layers_that_are_quantized_already_are_refused(layer):
+    dynamic = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Conv1d(1, 1, 1), layer))
+    with pytest.raises(InputError, match=r"^1 is quantized already: give the model as it was trained$"):
+        list(quantizable_weights(dynamic))

@@ -5,7 +5,9 @@ from torch import nn
 from torch.fx import symbolic_trace
 from torch.nn.functional import linear
 
+from qfair_check.inputs.model import as_model
 from qfair_check.quantize.layers import quantizable_weights
+from qfair_check.quantize.model import quantize_model
 from qfair_check.quantize.order import first_and_last
 
 
@@ -66,10 +68,37 @@ def test_a_traced_and_an_exported_module():
     assert by_name(torch.export.export(net, (x,)).module(), x) == ("inner.weight", "out.weight")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_where_torch_does_not_tell_the_order_is_that_of_registration():
-    net = torch.jit.trace(Functional().eval(), torch.randn(2, 3))
-    assert by_name(net, torch.randn(2, 3)) == ("out.weight", "inner.weight")
+def test_a_condition_takes_the_weights_of_its_branches():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.branch = nn.Linear(3, 2), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.head(torch.cond(x.sum() > 0, self.branch, lambda x: x + 1, (x,)))
+
+    program = as_model(torch.export.export(Branches(), (torch.ones(2, 3),))).module
+    assert by_name(program, torch.ones(2, 3)) == ("branch.weight", "head.weight")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("made", [torch.jit.script, lambda net: torch.jit.trace(net, torch.randn(2, 3))])
+def test_torchscript(made):
+    net = quantize_model(as_model(made(Functional().eval())).module, "fp32").module
+    assert by_name(net, torch.randn(2, 3)) == ("inner.weight", "out.weight")
+
+
+def test_a_compiled_module():
+    net = torch.compile(Functional().eval(), backend="eager")
+    assert by_name(net, torch.randn(2, 3)) == ("_orig_mod.inner.weight", "_orig_mod.out.weight")
+
+
+def test_where_no_weight_is_used_the_order_is_that_of_registration():
+    class Unused(Functional):
+        def forward(self, x):
+            return x
+
+    assert by_name(Unused(), torch.randn(2, 3)) == ("out.weight", "inner.weight")
 
 
 def test_nothing_is_changed_and_no_gradient_is_kept():
