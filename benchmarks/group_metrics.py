@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from qfair_check.measure.tally import Tally
 
 CLASSES, GROUPS = 10, 20
 ROWS = 1536
+STATUS = Path("/proc/self/status")
 
 Block = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
@@ -108,11 +110,11 @@ def peak_of_stream(name: str, samples: int) -> float:
 
 def peak_of_tally(samples: int) -> float:
     """Return the memory in MB that the process needs to count a stream, beyond what it held before."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     tally = Tally.empty(GROUPS, CLASSES)
     for logits, labels, groups in blocks(samples):
         tally += Tally.of(logits, logits, labels, groups, GROUPS)[0]
-    return peak_since(before)
+    return round(peak() - before, 1)
 
 
 def peak_of_audit(samples: int) -> float:
@@ -123,15 +125,20 @@ def peak_of_audit(samples: int) -> float:
             for logits, labels, groups in blocks(samples):
                 yield from zip(logits, labels, map(str, groups), strict=True)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     qfair_check.audit(lambda logits: logits, Stream(), bits=32)
-    return peak_since(before)
+    return round(peak() - before, 1)
 
 
-def peak_since(before: int) -> float:
-    """Return by how many MB the largest resident size grew."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return round(kilobytes / (1024**2 if sys.platform == "darwin" else 1024), 1)
+def peak() -> float:
+    """Return the largest resident size of this process so far, in MB.
+
+    On Linux, getrusage also counts the process that started this one.
+    """
+    if STATUS.exists():
+        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 PEAKS = {"tally": peak_of_tally, "audit": peak_of_audit}

@@ -30,8 +30,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=512, help="of made-up data")
-    parser.add_argument("--pixels", type=int, default=448, help="width of made-up photographs, 4:3")
+    parser.add_argument("--samples", type=int, default=192, help="of made-up data")
+    parser.add_argument("--pixels", type=int, default=1024, help="width of made-up photographs, 4:3")
     parser.add_argument("--size", type=int, default=64, help="height and width that images are resized to")
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--rounds", type=int, default=3)

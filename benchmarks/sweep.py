@@ -35,14 +35,14 @@ def main() -> None:
     module = given_model(options)
     x, y = given_data(options)
     seconds, found = compared(module, x, y, BITS, options.rounds)
-    parts = parts_of_audit(module, x)
+    parts = [parts_of_audit(module, x) for _ in range(options.rounds)]
     print(
         json.dumps(
             {
                 "benchmark": "sweep",
                 "ratio": round(seconds["audit"] / seconds["loop"], 3),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
-                "seconds_within_audit": {name: round(value, 3) for name, value in parts.items()},
+                "seconds_within_audit": {name: round(min(part[name] for part in parts), 3) for name in parts[0]},
                 "correct": found,
                 "fp16": half(module, x[: options.half_samples], y[: options.half_samples], options.rounds),
                 "samples": len(x),

@@ -94,6 +94,7 @@ def test_group_metrics(ran):
     found = ran("group_metrics", "--samples", 4000, "--rounds", 1)
     assert found["speedup"] == pytest.approx(found["seconds"]["fairlearn"] / found["seconds"]["tally"], rel=0.5)
     assert (list(found["peak_mb"]), list(found["audit_peak_mb"])) == (["400", "4000"], ["40", "400"])
+    assert min(*found["peak_mb"].values(), *found["audit_peak_mb"].values()) > 0
     assert (found["samples"], found["classes"], found["groups"]) == (4000, 10, 20)
 
 

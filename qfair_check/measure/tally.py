@@ -87,10 +87,10 @@ class Tally:
         z = _by_class(logits)
         r = z if baseline is logits else _by_class(baseline)
         finite: Flags = np.asarray(np.isfinite(z).all(axis=0), np.bool_)
-        both: Flags = finite & np.asarray(np.isfinite(r).all(axis=0), np.bool_)
+        both: Flags = finite if r is z else finite & np.asarray(np.isfinite(r).all(axis=0), np.bool_)
         z[:, ~finite] = 0.0
         r[:, ~both] = 0.0
-        rows = np.arange(len(logits))
+        of_label = labels * len(logits) + np.arange(len(logits))  # where each sample's class is in z
 
         predicted = z.argmax(axis=0)
         predicted_before = predicted if r is z else r.argmax(axis=0)
@@ -99,10 +99,11 @@ class Tally:
         changed = (predicted != predicted_before) & both
 
         top = z.max(axis=0)
-        probabilities = np.exp(z - top)
+        probabilities = z - top
+        np.exp(probabilities, out=probabilities)
         total = probabilities.sum(axis=0)
         probabilities /= total
-        loss = np.log(total) + top - z[labels, rows]
+        loss = np.log(total) + top - z.take(of_label)
         with np.errstate(over="ignore", invalid="ignore"):
             logit_variance = z.var(axis=0)
             z[:, ~both] = 0.0
@@ -117,7 +118,6 @@ class Tally:
                 cosine_distance,
             )
         flags = (
-            np.ones(len(logits), np.bool_),
             ~finite,
             null & both,
             right,
@@ -125,10 +125,10 @@ class Tally:
             before & ~right & both,
             right & ~before & both,
         )
-        bins = np.minimum((probabilities[labels, rows] * DTDB_BINS).astype(np.int64), DTDB_BINS - 1)
+        bins = np.minimum((probabilities.take(of_label) * DTDB_BINS).astype(np.int64), DTDB_BINS - 1)
         classes = len(z)
         tally = cls(
-            np.stack([np.bincount(groups[flag], minlength=n_groups) for flag in flags]).astype(np.int64),
+            np.stack([np.bincount(part, minlength=n_groups) for part in (groups, *(groups[flag] for flag in flags))]),
             np.stack([np.bincount(groups, value, minlength=n_groups) for value in means]),
             _table(groups, bins, n_groups, DTDB_BINS),
             _table(groups, labels, n_groups, classes),
