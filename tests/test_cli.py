@@ -271,13 +271,18 @@ def test_colour_is_for_terminals(saved, capsys):
 def test_an_interrupt_leaves_no_file(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.ones((64_000, 1, 8, 8), np.float32), y=np.zeros(64_000, np.int64))
     options = ["audit", "demo", "--data", "data.npz", "--bits", "16,8,4,2", "--out", "a.json"]
-    code = "import sys\nfrom qfair_check.cli import main\nimport qfair_check.measure.run as run\n" + (
+    heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also in a background job
+    code = f"{heed}import sys\nfrom qfair_check.cli import main\nimport qfair_check.measure.run as run\n" + (
         "passing = run.one_pass\n"
         "def started(*given, **named):\n    open('started', 'w').close()\n    return passing(*given, **named)\n"
         "run.one_pass = started\nsys.exit(main(sys.argv[1:]))"
     )
     running = subprocess.Popen(
-        [sys.executable, "-c", code, *options], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:

@@ -333,6 +333,11 @@ class make(nn.Linear):
 """
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to a process in the background, which a child would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
 @pytest.mark.parametrize("arguments", [(), ("-n2",), ("--qfair-workers=2",)])
 def test_an_interrupt_leaves_no_file_and_no_process(tiny, tmp_path_factory, arguments):
@@ -342,7 +347,12 @@ def test_an_interrupt_leaves_no_file_and_no_process(tiny, tmp_path_factory, argu
     temporary = tmp_path_factory.mktemp("t")  # a short path, since sockets of loading processes lie in it
     environment = os.environ | {"TMPDIR": str(temporary)}
     running = subprocess.Popen(
-        [*command, *arguments], start_new_session=True, env=environment, stdout=subprocess.PIPE, text=True
+        [*command, *arguments],
+        start_new_session=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not (tiny / "started").exists() and time.monotonic() < deadline:
