@@ -146,9 +146,11 @@ def _has_own_forward(layer: nn.Module) -> bool:
 
 
 def _logits(module: nn.Module, batch: Sample) -> Tensor:
+    """Return the logits of two calls, since a module may take another path once it was called."""
     torch.default_generator.manual_seed(0)
     with torch.inference_mode():
-        return logits_of(called(module, mapped(torch.clone, batch)), _TRIED).double()
+        answers = [logits_of(called(module, mapped(torch.clone, batch)), _TRIED) for _ in range(2)]
+        return torch.cat(answers).double()
 
 
 def _agree(before: Tensor, after: Tensor) -> bool:

@@ -362,6 +362,14 @@ def test_a_model_that_remembers_its_calls_is_not_called():
     assert not hasattr(fast, "calls")
 
 
+def test_a_model_that_takes_another_path_once_it_was_called_stays_as_it_is():
+    def differ(net, x):
+        net.calls = getattr(net, "calls", 0) + 1
+        return plain(net, x) if net.calls == 1 else net.conv(x)
+
+    assert made_fast(seeded(lambda: Block(differ))) is None
+
+
 class Two(nn.Module):
     """Takes an image and numbers, by position or by name, and answers with an object."""
 
