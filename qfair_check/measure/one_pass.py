@@ -91,7 +91,7 @@ class _Counter:
         self._roster = roster
         self._held: list[tuple[Chunk, list[NDArray[np.float64]]]] = []
         self._waiting = self._samples = 0
-        self._lie_in_unit = self._sum_to_one = self._are_single = True
+        self._lie_in_unit = self._sum_to_one = self._are_single = self._are_null = True
 
     def add(self, chunk: Chunk, answers: list[NDArray[np.float64]]) -> None:
         """Take a chunk, and what each precision answered."""
@@ -127,7 +127,7 @@ class _Counter:
         """
         if not self._lie_in_unit:
             return ()
-        if self._are_single:
+        if self._are_single and not self._are_null:
             told = (
                 f"the model's one output lies between 0 and 1 on all {self._samples} samples, as a probability does: "
                 "return the logit, without a sigmoid at the end"
@@ -147,7 +147,8 @@ class _Counter:
         if self._lie_in_unit:
             self._lie_in_unit = bool(((logits >= 0) & (logits <= 1)).all())
             self._sum_to_one &= bool((abs(logits.sum(axis=1) - 1) < 1e-3).all())
-            self._are_single &= logits.shape[1] == 2 and not logits[:, 0].any() and bool(logits.any())
+            self._are_single &= logits.shape[1] == 2 and not logits[:, 0].any()
+            self._are_null &= not logits.any()
 
 
 def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:

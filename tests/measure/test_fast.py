@@ -1,11 +1,14 @@
 import copy
+import sys
+import types
 import warnings
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from qfair_check import audit
 from qfair_check.measure.fast import TOLERANCE, as_it_is, speed_up
@@ -138,6 +141,97 @@ def test_what_cannot_be_folded_is_not(function):
 
 
 @pytest.mark.parametrize(
+    "elsewhere",
+    [
+        pytest.param(lambda net, x: functional.conv2d(x, net.conv.weight), id="its weight"),
+        pytest.param(lambda net, x: net.conv.forward(x), id="its forward"),
+        pytest.param(lambda net, x: net.other(x) * net.norm.weight.sum(), id="the weight of the norm"),
+    ],
+)
+def test_layers_that_rare_samples_use_otherwise_are_not_folded(elsewhere):
+    def rarely(net, x):
+        return torch.where(x.mean((1, 2, 3), keepdim=True) > 1, elsewhere(net, x), plain(net, x))
+
+    def build():
+        net = Block(rarely)
+        net.other = nn.Conv2d(3, 8, 3)
+        return net
+
+    net = seeded(build)
+    x = X.clone()
+    x[10:] += 3
+    fast = made_fast(net, x)
+    assert identities(fast) == 0
+    assert_near(net, fast, x)
+
+
+def test_a_forward_that_was_replaced_is_not_traced():
+    def forward(net, x):
+        return net.head((net.norm(net.conv(x)) if bool(x.mean() < 1) else net.conv(x)).flatten(2).mean(2))
+
+    net = seeded(Block)
+    net.forward = types.MethodType(forward, net)
+    assert made_fast(net) is None
+
+
+def test_a_layer_whose_forward_was_replaced_is_not_folded():
+    net = seeded(Block)
+    net.conv.forward = types.MethodType(lambda layer, x: nn.Conv2d.forward(layer, x).clamp(max=20), net.conv)
+    fast = made_fast(net)
+    assert identities(fast) == 0
+    assert_near(net, fast, X * 20)
+
+
+@pytest.mark.parametrize("container", [list, nn.ModuleList])
+def test_a_norm_held_twice_is_folded_once_and_a_masked_class_hides_nothing(container):
+    def build():
+        net = Block(lambda net, x: net.both[1](net.both[0](x)))
+        net.both = container([net.conv, net.norm])
+        net.register_forward_hook(lambda module, args, output: output - 1e9 * torch.eye(4)[3])
+        return net
+
+    net = seeded(build)
+    fast = made_fast(net)
+    assert identities(fast) == 1
+    expected, found = called(net, X)[:, :3], called(fast, X)[:, :3]
+    assert torch.allclose(expected, found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_with_huge_logits_hides_no_difference_of_others():
+    net = seeded(lambda: Block(lambda net, x: torch.as_strided(plain(net, x), (x.shape[0], 8, 4), (800, 100, 1))))
+    net.register_forward_hook(lambda module, args, output: output - 1e9 * torch.eye(4)[3])
+    assert made_fast(net) is None
+
+
+def test_folding_hides_no_nan():
+    net = seeded(Block)
+    nn.init.zeros_(net.norm.weight)
+    nn.init.constant_(net.conv.weight, 1e3)
+    x = X.clone()
+    x[1] = 1e37
+    assert not called(net, x)[1].isfinite().any()
+    assert made_fast(net, x) is None
+
+
+def test_what_a_model_keeps_elsewhere_is_no_proxy():
+    kept = []
+
+    def keep(net, x):
+        if not kept:
+            kept.append(torch.ones_like(x[:1]))
+        return plain(net, x + kept[0])
+
+    net = seeded(lambda: Block(keep))
+    assert identities(made_fast(net)) == 1
+    assert type(kept[0]) is Tensor
+
+
+def test_a_model_that_exits_on_what_is_no_tensor_stays_as_it_is():
+    net = seeded(lambda: Block(lambda net, x: plain(net, x) if isinstance(x, Tensor) else sys.exit("no tensor")))
+    assert made_fast(net) is None
+
+
+@pytest.mark.parametrize(
     "norm",
     [
         pytest.param(lambda size: nn.BatchNorm2d(size, track_running_stats=False), id="batch statistics"),
@@ -202,8 +296,8 @@ def branch(net, x):
         pytest.param(branch, id="the path depends on the data"),
         pytest.param(lambda net, x: plain(net, x) * float(x.mean()), id="a number from the data"),
         pytest.param(lambda net, x: plain(net, x) if x.shape[0] > 1 else x, id="the path depends on the shape"),
-        pytest.param(lambda net, x: net.norm(net.conv(x)).view(len(x), -1)[:, :8, None], id="a view of NCHW"),
-        pytest.param(lambda net, x: torch.as_strided(plain(net, x), (64, 8, 4), (800, 100, 1)), id="strides"),
+        pytest.param(lambda net, x: net.norm(net.conv(x)).view(x.shape[0], -1)[:, :8, None], id="a view of NCHW"),
+        pytest.param(lambda net, x: torch.as_strided(plain(net, x), (x.shape[0], 8, 4), (800, 100, 1)), id="strides"),
         pytest.param(lambda net, x: torch.from_numpy(plain(net, x).numpy()), id="numpy"),
     ],
 )
@@ -266,6 +360,14 @@ def test_a_model_that_remembers_its_calls_is_not_called():
     fast = made_fast(net)
     assert not hasattr(net, "calls")
     assert not hasattr(fast, "calls")
+
+
+def test_a_model_that_takes_another_path_once_it_was_called_stays_as_it_is():
+    def differ(net, x):
+        net.calls = getattr(net, "calls", 0) + 1
+        return plain(net, x) if net.calls == 1 else net.conv(x)
+
+    assert made_fast(seeded(lambda: Block(differ))) is None
 
 
 class Two(nn.Module):

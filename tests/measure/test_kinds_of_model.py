@@ -150,6 +150,12 @@ def test_probabilities_in_place_of_logits_are_told():
     assert [notice for notice in few.inputs.notices if "return the logit" in notice]
 
 
+def test_a_long_run_of_zeros_hides_no_probability():
+    many = np.linspace(-2000, 1, 9000, dtype=np.float32)
+    with pytest.raises(MeasureError, match="one output lies between 0 and 1 on all 9000 samples"):
+        qfair_check.audit(lambda x: x.sigmoid(), (many[:, None], (many > 0).astype(int)), 32)
+
+
 def test_a_constant_single_logit_is_no_probability():
     net = mlp(1)
     nn.init.zeros_(net[3].weight)
