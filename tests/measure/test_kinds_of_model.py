@@ -3,8 +3,8 @@ import pytest
 import torch
 import torchvision
 import transformers
-from fairlearn.metrics import MetricFrame
-from sklearn.metrics import accuracy_score, log_loss
+from fairlearn.metrics import MetricFrame, count
+from sklearn.metrics import accuracy_score, log_loss, recall_score, zero_one_loss
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import Dataset
@@ -109,6 +109,10 @@ def plainly(module, inputs):
     return logits.softmax(1).numpy()
 
 
+def framed(metrics, truth, predicted):
+    return MetricFrame(metrics=metrics, y_true=truth, y_pred=predicted, sensitive_features=GROUPS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_is_measured_as_fairlearn_measures_it(kind):
     build, make_inputs, classes = KINDS[kind]
@@ -116,15 +120,29 @@ def test_every_kind_of_model_is_measured_as_fairlearn_measures_it(kind):
     module, inputs = build().eval(), make_inputs()
     labels = RANDOM.integers(0, classes, SIZE)
     found = qfair_check.audit(module, Samples(inputs, labels), [8, 3])
+    plain = plainly(module, inputs).argmax(1)
     for bits in (32, 8, 3):
         copied = qfair_check.quantize_model(module, bits).module if bits < 32 else module
         probabilities = plainly(copied, inputs)
         predicted = probabilities.argmax(1)
-        accuracy = MetricFrame(metrics=accuracy_score, y_true=labels, y_pred=predicted, sensitive_features=GROUPS)
+        frame = framed({"accuracy": accuracy_score, "count": count}, labels, predicted)
+        accuracy, before = frame.by_group["accuracy"], framed(accuracy_score, labels, plain)
+        flips = framed(zero_one_loss, plain, predicted)
         result = found.at(bits)
-        assert [group.accuracy for group in result.groups] == accuracy.by_group.tolist()
-        assert result.fvo == pytest.approx(accuracy.difference(), abs=1e-12)
-        assert result.overall.accuracy == pytest.approx(accuracy.overall)
+        assert found.groups == tuple(accuracy.index)
+        assert [group.samples for group in result.groups] == frame.by_group["count"].tolist()
+        assert [group.accuracy for group in result.groups] == accuracy.tolist()
+        assert [group.accuracy_drop for group in result.groups] == pytest.approx((before.by_group - accuracy).tolist())
+        assert [group.flip_rate for group in result.groups] == pytest.approx(flips.by_group.tolist())
+        assert result.fvo == pytest.approx(frame.difference()["accuracy"], abs=1e-12)
+        assert result.fvo_increase == pytest.approx(frame.difference()["accuracy"] - before.difference(), abs=1e-12)
+        assert min(group.accuracy for group in result.groups) == frame.group_min()["accuracy"]
+        for index, recall in enumerate(result.recalls):
+            by_class = framed(recall_score, labels == index, predicted == index)
+            rates = [right / samples for right, samples in zip(recall.correct, recall.samples, strict=True)]
+            assert rates == pytest.approx(by_class.by_group.tolist())
+            assert recall.gap == pytest.approx(by_class.difference())
+        assert result.overall.accuracy == pytest.approx(frame.overall["accuracy"])
         assert result.overall.loss == pytest.approx(log_loss(labels, probabilities, labels=range(classes)), rel=1e-4)
     assert found.model.quantized_parameters == sum(layer.elements for layer in found.at(8).weights.layers)
 
