@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import InputError, OptionError
 from qfair_check.precision import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DTDB_BINS = 50
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -152,7 +153,10 @@ class Recall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionResult:
-    """Everything measured at one precision; `groups` follows the order of `Audit.groups`."""
+    """Everything measured at one precision; `groups` and `curvature` follow the order of `Audit.groups`.
+
+    `curvature` is empty if it was not asked for; `moved` names the tensors that its accounts tell of.
+    """
 
     precision: str
     computation: str
@@ -163,6 +167,8 @@ class PrecisionResult:
     undefined: dict[str, str]
     recalls: tuple[Recall, ...]
     weights: Weights
+    curvature: tuple[GroupCurvature, ...] = ()
+    moved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +213,7 @@ class Settings:
     seed: int
     chunk: Count
     device: str
+    curvature: CurvatureSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
