@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from qfair_check.curvature_record import GroupCurvature
 from qfair_check.record import Audit
 
 _GROUP_METRICS = (
@@ -18,6 +19,7 @@ _GROUP_METRICS = (
     "prediction_probability",
     "flip_rate",
 )
+_CURVATURE_METRICS = ("gradient_norm", "lambda_max", "lambda_min")
 
 
 def audit_frame(audit: Audit) -> pd.DataFrame:
@@ -31,6 +33,9 @@ def _rows(audit: Audit) -> Iterator[tuple[str, str | None, str, float | None, in
         for group, measures in zip(audit.groups, result.groups, strict=True):
             for metric in _GROUP_METRICS:
                 yield result.precision, group, metric, getattr(measures, metric), measures.samples
+        for group, curvature in zip(audit.groups, result.curvature, strict=False):  # empty if it was not asked for
+            for metric, value in _of_curvature(curvature, is_baseline=result is audit.fp32):
+                yield result.precision, group, metric, value, curvature.samples
         n = result.overall.samples
         yield result.precision, None, "overall_accuracy", result.overall.accuracy, n
         yield result.precision, None, "fvo", result.fvo, n
@@ -45,3 +50,12 @@ def _rows(audit: Audit) -> Iterator[tuple[str, str | None, str, float | None, in
             result.weights.weight_difference,
             result.weights.elements,
         )
+
+
+def _of_curvature(curvature: GroupCurvature, *, is_baseline: bool) -> Iterator[tuple[str, float | None]]:
+    for metric in _CURVATURE_METRICS:
+        yield metric, getattr(curvature, metric)
+    if not is_baseline:
+        account = curvature.account
+        yield "predicted_loss_change", None if account is None else account.predicted
+        yield "measured_loss_change", None if account is None else account.measured

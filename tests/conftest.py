@@ -120,7 +120,7 @@ def make_audit() -> Callable[..., Audit]:
         }
         outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
         return Audit(
-            schema_version=2,
+            schema_version=3,
             model=ModelRecord("a" * 64, 1100, 1000, ()),
             data=DataRecord("d" * 64, total, tuple(samples)),
             settings=Settings("absmax/symmetric/per-tensor", "", "c" * 64, 0, 64, "cpu"),

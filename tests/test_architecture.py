@@ -38,7 +38,8 @@ LAYERS = [
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]
-OF_RECORD = {"audit_file", "audit_frame", "gaps"}  # the record in other shapes, and what follows from it: one layer
+# The record in other shapes, its parts, and what follows from it: one layer.
+OF_RECORD = {"audit_file", "audit_frame", "contradictions", "curvature_record", "gaps"}
 MEASURING = {"inputs", "quantize", "measure", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 

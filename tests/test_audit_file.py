@@ -101,8 +101,8 @@ def test_a_folder_that_is_not_there_is_named(audit, tmp_path):
         (b"null", "is not an audit that qfair_check wrote"),
         (b"\xff\xfe", "is not an audit that qfair_check wrote"),
         (b"[" * 100_000, "is not an audit that qfair_check wrote"),
-        (b'{"schema_version": 1}', "has schema version 1, and this qfair_check reads 2: audit the model again"),
-        (b'{"schema_version": 2}', "is not an audit that qfair_check wrote"),
+        (b'{"schema_version": 2}', "has schema version 2, and this qfair_check reads 3: audit the model again"),
+        (b'{"schema_version": 3}', "is not an audit that qfair_check wrote"),
     ],
 )
 def test_what_is_no_audit_is_refused(tmp_path, content, reason):
