@@ -1,29 +1,19 @@
 """The audit as a table for a terminal: groups as rows, precisions as columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from wcwidth import wcswidth
 
 from qfair_check.judge.statistics import wilson_interval
-from qfair_check.judge.text import padded, printable, shown_name
+from qfair_check.judge.text import printable, shown_name
 from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.precision import FP32
 from qfair_check.record import Audit, Measures, PrecisionResult
-from qfair_check.report.table import wrapped
+from qfair_check.report.curvature import curvature_lines
+from qfair_check.report.table import MOST_GROUPS, NAME_WIDTH, Cell, aligned, in_blocks, wrapped
 
-MOST_GROUPS = 30
-_NAME_WIDTH = 28
+_LEAST_COLUMN = len("0.000 +0.000 *")
 _LEAST_SHARE = 0.9
 _UNDEFINED = "undefined"
 _GROUP_CHECKS = ("fvo", "fvo-increase", "group-drop")
-_STYLES = {"": "", "bad": "\x1b[31m", "good": "\x1b[32m", "unsure": "\x1b[33m", "head": "\x1b[1m"}
-_RESET = "\x1b[0m"
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    text: str
-    style: str = ""
 
 
 def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour: bool = False) -> str:
@@ -31,7 +21,7 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
 
     Each cell holds the accuracy and its change from fp32; the worst group at each precision is marked with
     an asterisk. Columns that do not fit the width go into further tables below; with more than 30 groups,
-    those with the lowest accuracy at the narrowest precision are shown.
+    those with the lowest accuracy at the narrowest precision are shown. Curvature has a table of its own below.
 
     Parameters
     ----------
@@ -45,33 +35,23 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
     """
     shown, left_out = _shown_groups(audit)
     lines = [*wrapped([*_preamble(audit), *_resolution(audit, verdicts)], width), ""]
-    names = [shown_name(audit.groups[index], _NAME_WIDTH) for index in shown]
-    name_width = max(map(wcswidth, [*names, "overall"]))
-    count_width = len(f"{max(audit.data.samples, 1)}")
-    left = name_width + 2 + max(count_width, 1) + 2
-    for results in _blocks(audit, width - left):
-        rows = [_head(results)]
-        rows += [_group_row(audit, index, results) for index in shown]
-        rows += [_overall_row(audit, results), _fvo_row(audit, results)]
-        if verdicts:
-            rows.append(_gate_row(verdicts, results))
-        labels = ["group", *names, "overall", "FVO", "gate"]
-        counts = [
-            "n",
-            *(str(audit.fp32.groups[index].samples) for index in shown),
-            str(audit.data.samples),
-            "",
-            "",
-        ]
-        widths = [max(wcswidth(row[column].text) for row in rows) for column in range(len(results))]
-        for label, count, row in zip(labels, counts, rows, strict=False):
-            cells = "  ".join(_styled(cell, column, colour) for cell, column in zip(row, widths, strict=True))
-            lines.append(f"{padded(label, name_width)}  {count:>{count_width}}  {cells}".rstrip())
-        lines.append("")
+    left = [
+        ["group", "n"],
+        *([shown_name(audit.groups[index], NAME_WIDTH), str(audit.fp32.groups[index].samples)] for index in shown),
+        ["overall", str(audit.data.samples)],
+        ["FVO", ""],
+    ]
+    if verdicts:
+        left.append(["gate", ""])
+    columns = [_column(result, shown, verdicts) for result in audit.precisions]
+    lines += in_blocks(aligned(left, right=[1]), columns, width=width, least=_LEAST_COLUMN, colour=colour)
     legend = ["accuracy and its change from fp32; * marks the worst group; FVO is the largest gap between groups"]
     if left_out:
         legend.append(f"{left_out} groups with higher accuracy are not shown; the audit holds them all")
-    return "\n".join([*lines, *wrapped(legend, width)]) + "\n"
+    lines += ["", *wrapped(legend, width)]
+    if curvature := curvature_lines(audit, width=width, colour=colour):
+        lines += ["", *curvature]
+    return "\n".join(lines) + "\n"
 
 
 def _preamble(audit: Audit) -> list[str]:
@@ -147,52 +127,33 @@ def _shown_groups(audit: Audit) -> tuple[list[int], int]:
     return sorted(indices, key=by_accuracy)[:MOST_GROUPS], len(indices) - MOST_GROUPS
 
 
-def _blocks(audit: Audit, room: int) -> list[list[PrecisionResult]]:
-    """Split the precisions into runs whose columns fit."""
-    per_column = len("0.000 +0.000 *") + 2
-    fitting = max(1, room // per_column)
-    results = list(audit.precisions)
-    return [results[start : start + fitting] for start in range(0, len(results), fitting)]
-
-
-def _head(results: Sequence[PrecisionResult]) -> list[_Cell]:
-    return [_Cell(result.precision, "head") for result in results]
-
-
-def _group_row(audit: Audit, index: int, results: Sequence[PrecisionResult]) -> list[_Cell]:
-    return [_cell(result.groups[index], result, index == _worst(result)) for result in results]
-
-
-def _overall_row(audit: Audit, results: Sequence[PrecisionResult]) -> list[_Cell]:
-    return [_cell(result.overall, result, False) for result in results]
-
-
-def _fvo_row(audit: Audit, results: Sequence[PrecisionResult]) -> list[_Cell]:
-    cells = []
-    for result in results:
-        if result.fvo is None:
-            cells.append(_Cell(_UNDEFINED, "unsure"))
-        else:
-            change = "" if result is audit.fp32 or result.fvo_increase is None else f" {_signed(result.fvo_increase)}"
-            cells.append(_Cell(f"{result.fvo:.3f}{change}"))
+def _column(result: PrecisionResult, shown: Sequence[int], verdicts: Sequence[Verdict]) -> list[Cell]:
+    worst = _worst(result)
+    cells = [Cell(result.precision, "head")]
+    cells += [_cell(result.groups[index], result, index == worst) for index in shown]
+    cells += [_cell(result.overall, result, False), _fvo_cell(result)]
+    if verdicts:
+        cells.append(_gate_cell([verdict for verdict in verdicts if verdict.precision == result.precision]))
     return cells
 
 
-def _gate_row(verdicts: Sequence[Verdict], results: Sequence[PrecisionResult]) -> list[_Cell]:
-    return [
-        _gate_cell([verdict for verdict in verdicts if verdict.precision == result.precision]) for result in results
-    ]
+def _fvo_cell(result: PrecisionResult) -> Cell:
+    if result.fvo is None:
+        return Cell(_UNDEFINED, "unsure")
+    is_baseline = result.precision == FP32.name
+    change = "" if is_baseline or result.fvo_increase is None else f" {_signed(result.fvo_increase)}"
+    return Cell(f"{result.fvo:.3f}{change}")
 
 
-def _gate_cell(verdicts: Sequence[Verdict]) -> _Cell:
+def _gate_cell(verdicts: Sequence[Verdict]) -> Cell:
     if not verdicts:
-        return _Cell("-")
+        return Cell("-")
     outcomes = {verdict.outcome for verdict in verdicts}
     if Outcome.FAIL in outcomes:
-        return _Cell("FAIL", "bad")
+        return Cell("FAIL", "bad")
     if Outcome.INSUFFICIENT in outcomes:
-        return _Cell("insufficient", "unsure")
-    return _Cell("pass", "good")
+        return Cell("insufficient", "unsure")
+    return Cell("pass", "good")
 
 
 def _worst(result: PrecisionResult) -> int | None:
@@ -201,19 +162,14 @@ def _worst(result: PrecisionResult) -> int | None:
     return min(defined)[1] if len({accuracy for accuracy, _ in defined}) > 1 else None
 
 
-def _cell(measures: Measures, result: PrecisionResult, is_worst: bool) -> _Cell:
+def _cell(measures: Measures, result: PrecisionResult, is_worst: bool) -> Cell:
     if measures.accuracy is None:
-        return _Cell("no samples" if not measures.samples else _UNDEFINED, "unsure")
+        return Cell("no samples" if not measures.samples else _UNDEFINED, "unsure")
     change = ""
-    if result.precision != "fp32" and measures.accuracy_drop is not None:
+    if result.precision != FP32.name and measures.accuracy_drop is not None:
         change = f" {_signed(-measures.accuracy_drop)}"
-    return _Cell(f"{measures.accuracy:.3f}{change}{' *' if is_worst else ''}", "bad" if is_worst else "")
+    return Cell(f"{measures.accuracy:.3f}{change}{' *' if is_worst else ''}", "bad" if is_worst else "")
 
 
 def _signed(value: float) -> str:
     return f"{value + 0.0:+.3f}"
-
-
-def _styled(cell: _Cell, width: int, colour: bool) -> str:
-    text = padded(cell.text, width)
-    return f"{_STYLES[cell.style]}{text}{_RESET}" if colour and cell.style else text

@@ -6,7 +6,8 @@ from wcwidth import wcswidth
 
 from qfair_check.judge.limits import gate_limits
 from qfair_check.judge.verdicts import judge_audit
-from qfair_check.report.terminal import MOST_GROUPS, render
+from qfair_check.report.table import MOST_GROUPS
+from qfair_check.report.terminal import render
 
 GROUPS = {"A": 100, "B": 50}
 COUNTS = {"fp32": {"A": 90, "B": 40}, "int8": {"A": 90, "B": 41}, "int4": {"A": 89, "B": 20}}
