@@ -47,6 +47,13 @@ _LAYERS_EXAMPLES = """examples:
 
 exit codes: 0 the tables are printed, 2 interrupted, 4 the audit cannot be read or an option makes no sense
 """
+_EXPLAIN_EXAMPLES = """examples:
+  qfair explain audit.json
+  qfair explain audit.json --bits 4
+
+exit codes: 0 the tables are printed, 2 interrupted, 4 the audit cannot be read, it holds no curvature, or an option
+makes no sense
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -116,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("--bits", type=not_empty, metavar="BITS", help="precisions to show, such as 8,4 (default: all)")
     layers.set_defaults(run=_layers)
 
+    explain = _command(commands, "explain", "show which layers hurt which group, and by how much", _EXPLAIN_EXAMPLES)
+    explain.add_argument("audit", type=not_empty, metavar="AUDIT", help="a file written with curvature measured")
+    explain.add_argument(
+        "--bits", type=not_empty, metavar="BITS", help="precisions to explain, such as 8,4 (default: all)"
+    )
+    explain.set_defaults(run=_explain)
+
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
     demo.add_argument(
         "--out", metavar="FOLDER", default="qfair-demo", help="where audit.json goes (default: qfair-demo)"
@@ -178,6 +192,12 @@ def _layers(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     from qfair_check.commands import layers_command
 
     return layers_command(parsed.audit, parsed.bits)
+
+
+def _explain(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import explain_command
+
+    return explain_command(parsed.audit, parsed.bits)
 
 
 def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:

@@ -18,8 +18,9 @@ from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
 from qfair_check.option_table import as_command_line
 from qfair_check.options import JudgeOptions, MeasureOptions
 from qfair_check.precision import Precision, parse_precisions
-from qfair_check.record import Audit
+from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.compare import render_comparison, short_names
+from qfair_check.report.explain import render_explanation
 from qfair_check.report.layers import render_layers
 from qfair_check.report.terminal import render
 
@@ -91,11 +92,25 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
 def layers_command(path: str, bits: str | None) -> int:
     """Show what quantization did to each layer."""
     audit = Audit.load(path)
+    _print(render_layers(audit, _quantized(audit, bits), width=_columns()))
+    return 0
+
+
+def explain_command(path: str, bits: str | None) -> int:
+    """Show which layers hurt which group."""
+    audit = Audit.load(path)
+    results = _quantized(audit, bits)
+    if audit.settings.curvature is None:
+        raise OptionError(f"{path} holds no curvature: audit the model again with qfair audit ... --curvature")
+    _print(render_explanation(audit, audit.settings.curvature, results, width=_columns()))
+    return 0
+
+
+def _quantized(audit: Audit, bits: str | None) -> list[PrecisionResult]:
     results = [audit.at(precision) for precision in parse_precisions(bits)] if bits else list(audit.quantized)
     if not results:
         raise OptionError("there is nothing to show: fp32 is the baseline, and no other precision is named")
-    _print(render_layers(audit, results, width=_columns()))
-    return 0
+    return results
 
 
 def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int) -> int:

@@ -31,7 +31,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"qfair_check {qfair_check.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["audit", "gate", "compare", "layers", "demo"])
+@pytest.mark.parametrize("command", ["audit", "gate", "compare", "layers", "explain", "demo"])
 def test_help_names_every_option_with_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -54,6 +54,8 @@ def test_help_names_every_option_with_an_example(command, capsys):
         (["compare", "audit.json", "--max-fvo", "1"], "unrecognized arguments: --max-fvo 1"),
         (["layers"], "the following arguments are required: AUDIT"),
         (["layers", "audit.json", "b.json"], "unrecognized arguments: b.json"),
+        (["explain"], "the following arguments are required: AUDIT"),
+        (["explain", "audit.json", "b.json"], "unrecognized arguments: b.json"),
         (["audit", "demo"], "the following arguments are required: --out"),
         (["audit", "", "--out", "a.json"], "the value is empty"),
     ],
@@ -76,6 +78,10 @@ def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, ca
         (["layers", "gone.json"], "there is no audit file gone.json"),
         (["layers", "audit.json", "--bits", "2"], "the audit holds no int2: it holds fp32, int8, int4;"),
         (["layers", "audit.json", "--bits", "32"], "there is nothing to show: fp32 is the baseline"),
+        (["explain", "gone.json"], "there is no audit file gone.json"),
+        (["explain", "audit.json"], "audit.json holds no curvature: audit the model again with qfair audit ... --curv"),
+        (["explain", "audit.json", "--bits", "2"], "the audit holds no int2: it holds fp32, int8, int4;"),
+        (["explain", "audit.json", "--bits", "32"], "there is nothing to show: fp32 is the baseline"),
         (["compare", "audit.json", "gone.json"], "there is no audit file gone.json"),
         (["compare", "audit.json", "./audit.json"], "./audit.json is given twice: name each audit once"),
         (["compare", "audit.json", "--bits", "2"], "no audit holds int2: audit a model again with --bits int2"),
@@ -178,7 +184,7 @@ def test_compare_needs_the_same_samples(saved, make_audit, capsys):
     )
 
 
-@pytest.mark.parametrize("command", ["compare", "layers"])
+@pytest.mark.parametrize("command", ["compare", "layers", "explain"])
 @pytest.mark.parametrize(
     ("content", "told"),
     [

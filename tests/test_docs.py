@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\s*(?:\$ )?qfair (audit|gate|compare|layers|demo)\b(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:\$ )?qfair (audit|gate|compare|layers|explain|demo)\b(.*)$", re.MULTILINE)
 
 
 def read(page: Path) -> str:

@@ -11,6 +11,7 @@ _SHOWN = {"gradient_norm": "gradient norm", "lambda_max": "λmax"}
 _FULL = 999_500
 _NOTHING = "-"
 _FEW = 3
+_NO_REASON = "the audit gives no reason"
 
 
 def curvature_lines(audit: Audit, *, width: int = 80, colour: bool = False) -> list[str]:
@@ -79,7 +80,8 @@ def undefined_notes(audit: Audit, results: Sequence[PrecisionResult], shown: dic
     for result in results:
         for name, group in zip(audit.groups, result.curvature, strict=True):
             for metric in shown:
-                if reason := group.undefined.get(metric):
+                if getattr(group, metric) is None:
+                    reason = group.undefined.get(metric, _NO_REASON)
                     metrics, groups, precisions = found.setdefault(reason, ({}, {}, {}))
                     metrics[shown[metric]] = groups[name] = precisions[result.precision] = None
     notes = []

@@ -33,7 +33,7 @@ def render_layers(audit: Audit, results: Sequence[PrecisionResult], *, width: in
     width : int
         Terminal columns.
     """
-    lines = wrapped(_preamble(audit), width)
+    lines = wrapped(preamble(audit), width)
     for result in results:
         lines += ["", result.precision, *_table(result, width)]
     excluded = ", ".join(map(printable, audit.model.excluded))
@@ -41,7 +41,8 @@ def render_layers(audit: Audit, results: Sequence[PrecisionResult], *, width: in
     return "\n".join([*lines, "", *wrapped([*notes, _LEGEND], width)]) + "\n"
 
 
-def _preamble(audit: Audit) -> list[str]:
+def preamble(audit: Audit) -> list[str]:
+    """Return lines on the model and how it was quantized."""
     allocation = f"; layers: {printable(audit.settings.allocation)}" if audit.settings.allocation else ""
     return [
         f"model   {printable(audit.inputs.model)}, {audit.model.parameters:,} parameters, "
