@@ -36,6 +36,7 @@ class _Group:
     name: str
     samples: int
     account: Account
+    costs: tuple[float, ...]
 
     @property
     def holds(self) -> bool:
@@ -69,7 +70,7 @@ def render_explanation(
 
 def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     told = [
-        _Group(name, curvature.samples, curvature.account)
+        _Group(name, curvature.samples, curvature.account, curvature.account.by_tensor)
         for name, curvature in zip(audit.groups, result.curvature, strict=True)
         if curvature.account is not None
     ]
@@ -92,7 +93,7 @@ def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int) -> 
     if not told:
         return [f"{name}: no group has an account of its loss"]
     worst, broken = told[0], _breakdown(told, digits)
-    group, costs = shown_name(worst.name), worst.account.by_tensor
+    group, costs = shown_name(worst.name), worst.costs
     predicted, measured = _signed(worst.account.predicted, digits), _signed(worst.account.measured, digits)
     if worst.account.measured <= _NEGLIGIBLE:
         return [f"{name}: no group's loss rises by more than {_NEGLIGIBLE:.4f}", *broken]
@@ -114,10 +115,10 @@ def _most_uneven(result: PrecisionResult, told: Sequence[_Group], but: tuple[int
     above = {
         (index, layer): cost - _mean_of_others(told, index, layer)
         for index, group in enumerate(told)
-        for layer, cost in enumerate(group.account.by_tensor)
+        for layer, cost in enumerate(group.costs)
     }
     index, layer = place = max(above, key=above.__getitem__)
-    cost = told[index].account.by_tensor[layer]
+    cost = told[index].costs[layer]
     if place == but or min(cost, above[place]) <= _NEGLIGIBLE:
         return []
     return [
@@ -172,7 +173,7 @@ def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:
 
 
 def _layer_table(result: PrecisionResult, shown: Sequence[_Group], digits: int, width: int) -> list[str]:
-    costs = [group.account.by_tensor for group in shown]
+    costs = [group.costs for group in shown]
     by_cost = sorted(range(len(result.moved)), key=lambda layer: -max(parts[layer] for parts in costs))
     rows, rest = by_cost[:_MOST_LAYERS], by_cost[_MOST_LAYERS:]
     bits = {weight.name: str(weight.bits) for weight in result.weights.layers}
@@ -196,7 +197,7 @@ def _layer_table(result: PrecisionResult, shown: Sequence[_Group], digits: int, 
 
 
 def _mean_of_others(told: Sequence[_Group], index: int, layer: int) -> float:
-    others = [group.account.by_tensor[layer] for place, group in enumerate(told) if place != index]
+    others = [group.costs[layer] for place, group in enumerate(told) if place != index]
     return fsum(others) / len(others)
 
 
