@@ -175,7 +175,9 @@ def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:
 def _layer_table(result: PrecisionResult, shown: Sequence[_Group], digits: int, width: int) -> list[str]:
     costs = [group.costs for group in shown]
     by_cost = sorted(range(len(result.moved)), key=lambda layer: -max(parts[layer] for parts in costs))
-    rows, rest = by_cost[:_MOST_LAYERS], by_cost[_MOST_LAYERS:]
+    costliest = {parts.index(max(parts)) for parts in costs}  # one of each group, so that no group lacks its own
+    kept = set(sorted(by_cost, key=lambda layer: layer not in costliest)[:_MOST_LAYERS])
+    rows, rest = [row for row in by_cost if row in kept], [row for row in by_cost if row not in kept]
     bits = {weight.name: str(weight.bits) for weight in result.weights.layers}
     names = shown_apart([result.moved[row].removesuffix(".weight") for row in rows], max(width // 3, _LEAST_NAME))
     left = [["layer", "bits"]]

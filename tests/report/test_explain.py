@@ -199,6 +199,17 @@ def test_of_many_groups_and_layers_the_worst_are_shown(of):
     assert (rows[1].split()[2], rows[-2].split()[2], rows[-1].split()[1]) == ("+2.38", "+10.39", "+29.70")
 
 
+def test_the_costliest_layer_of_a_group_that_is_hurt_little_is_shown(of):
+    moved = tuple(f"layer{index}.weight" for index in range(12))
+    much = accounted(200, (1.0,) * 11 + (0.0,), (0.0,) * 12, 11.0)
+    little = accounted(150, (0.0,) * 11 + (0.5,), (0.0,) * 12, 0.5)
+    text = explained(of(moved=moved, int4=[much, little, little]))
+    rows = text[text.index("layer    ") :].split("\n\n")[0].splitlines()
+    assert [row.split()[0] for row in rows[1:]] == [*(f"layer{layer}" for layer in range(9)), "layer11", "2", "all"]
+    assert rows[-3].split()[2:] == ["+0.00", "+0.50", "*", "+0.50", "*"]
+    assert rows[-2].split() == ["2", "more", "+2.00", "+0.00", "+0.00"]
+
+
 @pytest.mark.parametrize("width", [1, 30, 50])
 def test_columns_that_do_not_fit_go_below(of, width):
     lines = explained(of(int4=INT4), width).splitlines()
