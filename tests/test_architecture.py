@@ -20,7 +20,7 @@ LAYERS = [
     ("demo.network", {"torch"}),
     ("inputs", TORCH | {"numpy", "msgspec", "pyarrow", "transformers", "huggingface_hub"}),
     ("quantize", {"torch", "numpy", "scipy"}),
-    ("measure", {"torch", "numpy"}),
+    ("measure", {"torch", "numpy", "pyhessian"}),
     ("judge", {"numpy", "wcwidth"}),
     ("report", {"wcwidth"}),
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
