@@ -4,7 +4,8 @@ import copy
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -18,8 +19,6 @@ from qfair_check.measure.outputs import logits_of
 
 TOLERANCE = 1e-4
 
-SpeedUp = Callable[[nn.Module], nn.Module]
-
 _TRIED = 4
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -28,8 +27,37 @@ _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SpeedUp:
+    """What makes a copy of a module faster, whatever its weights; called with one, it may change it.
+
+    Parameters
+    ----------
+    folds : tuple of (str, str)
+        Names of convolutions, and of the BatchNorm that is folded into each.
+    lays_out : bool
+        Whether weights and images are laid out with channels last.
+    """
+
+    folds: tuple[tuple[str, str], ...] = ()
+    lays_out: bool = False
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        """Change the module, and return it."""
+        for convolution, norm in self.folds:
+            _fold(module.get_submodule(convolution), module.get_submodule(norm))
+        if self.lays_out:
+            for parameter in module.parameters():
+                parameter.data = _laid_out(parameter.data)
+            module.register_forward_pre_hook(_with_channels_last, with_kwargs=True)
+        return module
+
+
+AS_IT_IS = SpeedUp()
+
+
 def speed_up(module: nn.Module, batch: Sample) -> SpeedUp:
-    """Return a function that makes a copy of the module faster, whatever its weights.
+    """Return what makes a copy of the module faster, whatever its weights.
 
     Each BatchNorm after a convolution is folded into it, W' = W gamma / sigma, b' = (b - mu) gamma / sigma + beta, and
     images are laid out with channels last. The module still runs its own code. It is left as it is unless it has
@@ -45,8 +73,8 @@ def speed_up(module: nn.Module, batch: Sample) -> SpeedUp:
 
     Returns
     -------
-    callable
-        It takes a copy of the module, with these or other weights, and may change it.
+    SpeedUp
+        To be called with a copy of the module, with these or other weights.
 
     Source: Jacob et al. 2018, arXiv 1712.05877, section 3.2.
 
@@ -62,31 +90,17 @@ def speed_up(module: nn.Module, batch: Sample) -> SpeedUp:
     )
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in module.modules()) or _has_own_forward(module):
-        return as_it_is
+        return AS_IT_IS
     few = mapped(lambda part: part[:_TRIED], batch)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             before = _logits(copy.deepcopy(module), few)  # first, so that what the code keeps elsewhere is no proxy
-            folds = tuple(_folds(copy.deepcopy(module), few))
-            after = _logits(_changed(copy.deepcopy(module), folds), few)
+            faster = SpeedUp(tuple(_folds(copy.deepcopy(module), few)), lays_out=True)
+            after = _logits(faster(copy.deepcopy(module)), few)
     except (Exception, SystemExit):  # the user's code may raise anything, and torch.fx calls it with what is no tensor
-        return as_it_is
-    return (lambda duplicate: _changed(duplicate, folds)) if _agree(before, after) else as_it_is
-
-
-def as_it_is(module: nn.Module) -> nn.Module:
-    """Return the module."""
-    return module
-
-
-def _changed(module: nn.Module, folds: tuple[tuple[str, str], ...]) -> nn.Module:
-    for convolution, norm in folds:
-        _fold(module.get_submodule(convolution), module.get_submodule(norm))
-    for parameter in module.parameters():
-        parameter.data = _laid_out(parameter.data)
-    module.register_forward_pre_hook(_with_channels_last, with_kwargs=True)
-    return module
+        return AS_IT_IS
+    return faster if _agree(before, after) else AS_IT_IS
 
 
 def _fold(convolution: Any, norm: Any) -> None:

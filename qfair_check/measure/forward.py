@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from qfair_check.inputs.sample import Sample, called, mapped, size
-from qfair_check.measure.fast import SpeedUp, as_it_is
+from qfair_check.measure.fast import SpeedUp, AS_IT_IS
 from qfair_check.measure.outputs import logits_of
 from qfair_check.precision import Precision
 
@@ -40,7 +40,7 @@ class Forward:
         return np.asarray(answer.detach().to("cpu", torch.float64).numpy())
 
 
-def forward_at(precision: Precision, module: nn.Module, device: torch.device, faster: SpeedUp = as_it_is) -> Forward:
+def forward_at(precision: Precision, module: nn.Module, device: torch.device, faster: SpeedUp = AS_IT_IS) -> Forward:
     """Return the forward pass of a module whose weights are already at `precision`.
 
     Integer precisions compute in fp32 on the dequantized weights. fp16 and bf16 compute in half precision on

@@ -26,7 +26,7 @@ from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.inputs.sample import Sample, called, described, kind, mapped
 from qfair_check.measure.chunks import CHUNK, Samples, chunks, data_sha256
-from qfair_check.measure.fast import as_it_is, speed_up
+from qfair_check.measure.fast import AS_IT_IS, speed_up
 from qfair_check.measure.forward import Forward, forward_at
 from qfair_check.measure.one_pass import Progress, one_pass
 from qfair_check.measure.tally import Tally
@@ -211,7 +211,7 @@ def _subjects(
     copies = [base, *(quantize_model(model.module, p, scheme, allocation=allocation, ends=ends) for p in precisions)]
     reach = weight_reach(base)
     weights = [weights_record(copy, reach) for copy in copies]
-    faster = speed_up(base.module, batch) if device.type == "cpu" else as_it_is
+    faster = speed_up(base.module, batch) if device.type == "cpu" else AS_IT_IS
     return [
         _Subject(forward_at(copy.precision, copy.module, device, faster), weight)
         for copy, weight in zip(copies, weights, strict=True)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qfair_check import audit
-from qfair_check.measure.fast import TOLERANCE, as_it_is, speed_up
+from qfair_check.measure.fast import TOLERANCE, AS_IT_IS, speed_up
 from qfair_check.measure.outputs import logits_of
 from qfair_check.quantize.model import quantize_model
 
@@ -56,7 +56,7 @@ def called(net, *args, **kwargs):
 
 def made_fast(net, batch=X):
     change = speed_up(net, batch)
-    return None if change is as_it_is else change(copy.deepcopy(net))
+    return None if change is AS_IT_IS else change(copy.deepcopy(net))
 
 
 def identities(net):

@@ -1,0 +1,255 @@
+"""The mean loss of one group as a function of the model's parameters: its value, gradient and Hessian products."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from qfair_check.errors import MeasureError
+from qfair_check.inputs.sample import Sample, called, mapped, size
+from qfair_check.measure.fast import AS_IT_IS, SpeedUp
+from qfair_check.measure.folding import Folding, pairs_of
+from qfair_check.measure.outputs import logits_of
+
+Batch = tuple[int, Sample, Tensor]
+
+
+class Point:
+    """A model at fixed parameters, as something to differentiate at; directions are flat, in the order of `names`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In eval mode, float32 or float64. It is left as it is.
+    names : sequence of str
+        The parameters that count, tied ones once under their first name; the loss is a function of these.
+    faster : SpeedUp
+        What makes a copy of the module faster; BatchNorm is folded only where all parameters count.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        names: Sequence[str],
+        faster: SpeedUp = AS_IT_IS,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+    ) -> None:
+        every = dict(module.named_parameters())
+        folds = faster.folds if len(names) == len(every) else ()
+        own = copy.deepcopy(module).to(device)
+        self.device = device
+        self.values = {name: value.detach() for name, value in own.named_parameters() if name in set(names)}
+        pairs = pairs_of(own, folds)
+        self._module = SpeedUp(folds, faster.lays_out)(copy.deepcopy(own))
+        joined = {name for convolution in pairs for name in (f"{convolution}.weight", f"{convolution}.bias")}
+        absorbed = {name for _, norm in folds for name in (f"{norm}.weight", f"{norm}.bias")}
+        self._leaves: dict[str, nn.Parameter] = {}
+        for name, parameter in self._module.named_parameters():
+            is_leaf = (name in joined or name in self.values) and name not in absorbed
+            parameter.requires_grad_(is_leaf)
+            if is_leaf:
+                self._leaves[name] = parameter
+        self._folding = Folding(self.values, pairs, tuple(self._leaves))
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers the parameters that count hold."""
+        return sum(value.numel() for value in self.values.values())
+
+    @property
+    def leaves(self) -> list[nn.Parameter]:
+        """The parameters of the copy that is run."""
+        return list(self._leaves.values())
+
+    def flat(self, named: dict[str, Tensor]) -> Tensor:
+        """Join tensors by name, in the order of the parameters, to one vector; absent ones are zero."""
+        dtype = next(iter(self.values.values())).dtype
+        whole = torch.zeros(self.dimension, dtype=dtype, device=self.device)
+        start = 0
+        for name, value in self.values.items():
+            stop = start + value.numel()
+            if name in named:
+                whole[start:stop] = named[name].reshape(-1)
+            start = stop
+        return whole
+
+    def apart(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut a flat vector into tensors by name."""
+        sizes = [value.numel() for value in self.values.values()]
+        parts = vector.split(sizes)
+        return {name: part.view(value.shape) for (name, value), part in zip(self.values.items(), parts, strict=True)}
+
+    def loss(self, batch: Sample, labels: Tensor, samples: int) -> Tensor:
+        """Return the sum of the cross-entropies of a batch / `samples`."""
+        dtype = next(iter(self.values.values())).dtype
+        placed = mapped(lambda part: part.to(self.device, dtype if part.is_floating_point() else part.dtype), batch)
+        logits = logits_of(called(self._module, placed), size(batch))
+        return F.cross_entropy(logits, labels.to(self.device), reduction="sum") / samples
+
+    def pulled(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return a gradient in the parameters of the copy as one in those of the module, flat."""
+        return self.flat(self._folding.pull(self._by_name(gradients)))
+
+    def pushed(self, vector: Tensor) -> list[Tensor]:
+        """Return a direction in the parameters of the module as one in those of the copy."""
+        pushed = self._folding.push(self.apart(vector))
+        return [pushed[name] for name in self._leaves]
+
+    def bent(self, gradients: Sequence[Tensor], vector: Tensor) -> Tensor:
+        """Return the part of a Hessian product that folding itself makes."""
+        return self.flat(self._folding.bend(self._by_name(gradients), self.apart(vector)))
+
+    def _by_name(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        dtype = next(iter(self.values.values())).dtype
+        return {name: value.to(dtype) for name, value in zip(self._leaves, values, strict=True)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """The gradient of a chunk, with the graph that made it."""
+
+    gradients: list[Tensor | None]
+
+
+class GroupLoss:
+    """The mean cross-entropy L of one group at a point: L, dL/dt, and d²L/dt² v, exact over all its samples.
+
+    Samples stream through in chunks, each weighted by its count; sums over chunks are in float64.
+
+    Parameters
+    ----------
+    point : Point
+    batches : callable
+        Each call gives the group's chunks anew: a seed for models that draw, inputs, and labels.
+    samples : int
+        In the group, at least 1.
+    kept : int
+        Chunks whose graphs stay in memory between products; the numbers are the same without.
+
+    Source: Pearlmutter 1994, Neural Computation 6 (1).
+    """
+
+    def __init__(self, point: Point, batches: Callable[[], Iterable[Batch]], samples: int, kept: int = 0) -> None:
+        self._point = point
+        self._batches = batches
+        self._samples = samples
+        self._kept: list[_Kept] = []
+        self._is_checked = False
+        self.products = 0
+        self.loss, self.gradient, self._leaf_gradient = self._first_pass(kept)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """Return H v, flat.
+
+        Raises
+        ------
+        MeasureError
+            If it is not finite, or an operation of the model cannot be differentiated twice.
+        """
+        self.products += 1
+        directions = self._point.pushed(vector)
+        sums = self._zeros()
+        for kept in self._kept:
+            self._add_product(sums, kept.gradients, directions, keep=True)
+        for seed, batch, labels in self._from(len(self._kept)):
+            with differentiating(seed, self._point.device):
+                _, gradients = self._graph(batch, labels, create_graph=True)
+                self._add_product(sums, gradients, directions, keep=False)
+        found = self._point.pulled(sums) + self._point.bent(self._leaf_gradient, vector)
+        if not bool(torch.isfinite(found).all()):
+            raise MeasureError("the Hessian holds NaN or infinite values")
+        return found
+
+    def _first_pass(self, kept: int) -> tuple[float, Tensor, list[Tensor]]:
+        sums = self._zeros()
+        total = 0.0
+        for index, (seed, batch, labels) in enumerate(self._batches()):
+            with differentiating(seed, self._point.device):
+                loss, gradients = self._graph(batch, labels, create_graph=index < kept)
+            total += float(loss.detach())
+            for whole, part in zip(sums, gradients, strict=True):
+                if part is not None:
+                    whole += part.detach()
+            if index < kept:
+                self._kept.append(_Kept(gradients))
+        gradient = self._point.pulled(sums)
+        if not (math.isfinite(total) and bool(torch.isfinite(gradient).all())):
+            raise MeasureError("the loss or its gradient is NaN or infinite")
+        dtype = gradient.dtype
+        return total, gradient, [value.to(dtype) for value in sums]
+
+    def _from(self, first: int) -> Iterator[Batch]:
+        for index, batch in enumerate(self._batches()):
+            if index >= first:
+                yield batch
+
+    def _graph(self, batch: Sample, labels: Tensor, *, create_graph: bool) -> tuple[Tensor, list[Tensor | None]]:
+        loss = self._point.loss(batch, labels, self._samples)
+        if not loss.requires_grad:
+            raise MeasureError("the loss does not depend on the model's parameters in a way that torch can follow")
+        gradients = torch.autograd.grad(loss, self._point.leaves, create_graph=create_graph, allow_unused=True)
+        return loss, list(gradients)
+
+    def _add_product(
+        self, sums: list[Tensor], gradients: list[Tensor | None], directions: list[Tensor], *, keep: bool
+    ) -> None:
+        pairs = [
+            (gradient, direction)
+            for gradient, direction in zip(gradients, directions, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not pairs:
+            return
+        if not self._is_checked:
+            _check_twice_differentiable([gradient for gradient, _ in pairs])
+            self._is_checked = True
+        parts = torch.autograd.grad(
+            [gradient for gradient, _ in pairs],
+            self._point.leaves,
+            [direction for _, direction in pairs],
+            retain_graph=keep,
+            allow_unused=True,
+        )
+        for whole, part in zip(sums, parts, strict=True):
+            if part is not None:
+                whole += part
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(leaf, dtype=torch.float64) for leaf in self._point.leaves]
+
+
+def _check_twice_differentiable(gradients: Sequence[Tensor]) -> None:
+    """Find what is marked as differentiable once: torch.autograd.grad would leave it out without a word."""
+    seen: set[object] = set()
+    left = [gradient.grad_fn for gradient in gradients]
+    custom: set[str] = set()
+    is_marked = False
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        is_marked |= node.name() == "torch::autograd::Error"
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            custom.add(node.name().removesuffix("Backward"))
+        left += [parent for parent, _ in node.next_functions]
+    if is_marked:
+        names = f", among {', '.join(sorted(custom))}" if custom else ""
+        raise MeasureError(f"the backward pass of an operation{names}, is marked as once_differentiable")
+
+
+@contextmanager
+def differentiating(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generators that the caller restores, and let attention run as what torch can differentiate twice."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -1,0 +1,171 @@
+"""Samples of every group, kept on disk while curvature is measured, which passes over them many times."""
+
+import hashlib
+import heapq
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qfair_check.errors import InputError
+from qfair_check.inputs.sample import Sample, mapped, parts
+from qfair_check.measure.chunks import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A sample: its position in the data set, its class, and its row in the file."""
+
+    index: int
+    label: int
+    row: int
+
+
+class Spool:
+    """Takes chunks in dataset order and keeps all samples of each group, or at most `most` of them, drawn at random.
+
+    A sample's place in the draw is a hash of the seed and its position, so that who is drawn depends neither on how
+    the data is loaded nor on the other groups (bottom-k sampling without replacement, one stratum for each group).
+    The inputs lie in a file without a name, which is gone with the process.
+
+    Parameters
+    ----------
+    most : int or None
+        Samples of each group.
+    seed : int
+        Of the draw.
+
+    Source: Cohen & Kaplan 2007, Summarizing data using bottom-k sketches.
+    """
+
+    def __init__(self, most: int | None, seed: int) -> None:
+        self._most = most
+        self._seed = seed
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")
+        self._template: Sample | None = None
+        self._row_bytes = 0
+        self._rows = 0
+        self._drawn: dict[int, list[tuple[int, _Held]]] = {}
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, chunk: Chunk) -> None:
+        """Take what is drawn of a chunk.
+
+        Raises
+        ------
+        InputError
+            If the disk is full.
+        """
+        if self._template is None:
+            self._template = mapped(lambda part: part[:0].clone(), chunk.batch)
+            self._row_bytes = sum(_row_bytes(part) for _, part in parts(chunk.batch))
+        rows = _as_bytes(chunk.batch)
+        for offset in range(chunk.size):
+            row = self._place(int(chunk.groups[offset]), chunk.start + offset, int(chunk.labels[offset]))
+            if row is not None:
+                self._write(row, rows[offset])
+
+    def groups(self, position: NDArray[np.int64], n_groups: int) -> list["SpooledGroup"]:
+        """Return the samples of each group, in dataset order.
+
+        Parameters
+        ----------
+        position : int64 array
+            Final position of each group, in the order in which chunks numbered them.
+        n_groups : int
+        """
+        self._file.flush()
+        held: list[list[_Held]] = [[] for _ in range(n_groups)]
+        for group, drawn in self._drawn.items():
+            held[int(position[group])] = sorted((sample for _, sample in drawn), key=lambda sample: sample.index)
+        return [SpooledGroup(self, samples) for samples in held]
+
+    def read(self, rows: list[int]) -> Sample:
+        """Return the samples of these rows of the file, as a batch."""
+        if self._template is None:
+            raise InputError("there are no samples")
+        raw = np.empty((len(rows), self._row_bytes), np.uint8)
+        for place, row in enumerate(rows):
+            self._file.seek(row * self._row_bytes)
+            raw[place] = np.frombuffer(self._file.read(self._row_bytes), np.uint8)
+        start = 0
+
+        def cut(part: Tensor) -> Tensor:
+            nonlocal start
+            stop = start + _row_bytes(part)
+            block = torch.from_numpy(raw[:, start:stop].copy())
+            start = stop
+            return block.view(part.dtype).reshape(len(rows), *part.shape[1:])
+
+        return mapped(cut, self._template)
+
+    def _place(self, group: int, index: int, label: int) -> int | None:
+        """Return the row for a sample; None if it is not drawn."""
+        drawn = self._drawn.setdefault(group, [])
+        if self._most is None or len(drawn) < self._most:
+            held = _Held(index, label, self._rows)
+            self._rows += 1
+        elif -_key(self._seed, index) < drawn[0][0]:
+            return None
+        else:
+            held = _Held(index, label, drawn[0][1].row)
+        entry = (-_key(self._seed, index), held)
+        if held.row == self._rows - 1 and len(drawn) != self._most:
+            heapq.heappush(drawn, entry)
+        else:
+            heapq.heapreplace(drawn, entry)
+        return held.row
+
+    def _write(self, row: int, content: NDArray[np.uint8]) -> None:
+        try:
+            self._file.seek(row * self._row_bytes)
+            self._file.write(content.tobytes())
+        except OSError as error:
+            raise InputError(
+                f"cannot keep the samples in {tempfile.gettempdir()} while curvature is measured: "
+                f"{error.strerror or error}; --qfair-curvature-samples keeps fewer, and TMPDIR names another folder"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledGroup:
+    """The samples of one group."""
+
+    spool: Spool
+    samples: list[_Held]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(self, chunk: int) -> Iterator[tuple[int, Sample, Tensor]]:
+        """Yield the position of the first sample, inputs and classes, `chunk` samples at a time."""
+        for start in range(0, len(self.samples), chunk):
+            held = self.samples[start : start + chunk]
+            labels = torch.tensor([sample.label for sample in held])
+            yield held[0].index, self.spool.read([sample.row for sample in held]), labels
+
+
+def _key(seed: int, index: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest(), "big")
+
+
+def _row_bytes(part: Tensor) -> int:
+    return part.element_size() * int(np.prod(part.shape[1:], dtype=np.int64))
+
+
+def _as_bytes(batch: Sample) -> NDArray[np.uint8]:
+    columns = [part.contiguous().reshape(len(part), -1).view(torch.uint8).numpy() for _, part in parts(batch)]
+    return np.concatenate(columns, axis=1)
