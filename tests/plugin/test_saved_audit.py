@@ -90,7 +90,7 @@ def test_it_holds_no_weights_to_quantize(pytester, saved):
         ("", "audit.json is not an audit that qfair_check wrote*"),
         ("{}", "audit.json is not an audit that qfair_check wrote*"),
         ("[1, 2", "audit.json is not an audit that qfair_check wrote*"),
-        ('{"schema_version": 99}', "audit.json has schema version 99, and this qfair_check reads 2*"),
+        ('{"schema_version": 99}', "audit.json has schema version 99, and this qfair_check reads 3*"),
         ("\x00\x01", "audit.json is not an audit that qfair_check wrote*"),
     ],
 )
