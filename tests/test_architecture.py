@@ -38,7 +38,12 @@ LAYERS = [
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]
-OF_RECORD = {"audit_file", "audit_frame", "gaps"}  # the record in other shapes, and what follows from it: one layer
+OF_RECORD = {
+    "audit_file",
+    "audit_frame",
+    "curvature_record",
+    "gaps",
+}  # the record in other shapes, and what follows from it: one layer
 MEASURING = {"inputs", "quantize", "measure", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 
