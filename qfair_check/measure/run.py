@@ -26,6 +26,7 @@ from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.inputs.sample import Sample, called, described, kind, mapped
 from qfair_check.measure.chunks import CHUNK, Samples, chunks, data_sha256
+from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.fast import as_it_is, speed_up
 from qfair_check.measure.forward import Forward, forward_at
 from qfair_check.measure.one_pass import Progress, one_pass
@@ -66,6 +67,7 @@ def audit(
     batch_size: int = CHUNK,
     workers: int | None = None,
     seed: int = 0,
+    curvature: CurvatureOptions | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Audit:
