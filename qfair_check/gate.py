@@ -24,7 +24,7 @@ from qfair_check.plugin_options import (
     given_on_command_line,
     lookup,
 )
-from qfair_check.precision import Precision
+from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.sources import (
     NO_DATA,
@@ -75,11 +75,14 @@ class Gate:
         try:
             check_rootdir(config)
             judging = judge_options(get)
-            precisions = measure_options(get).precisions
             saved = saved_audit(config)
-            if saved is not None:
-                if not get("bits"):
-                    precisions = tuple(Precision(result.precision) for result in saved.quantized)
+            if saved is None:
+                precisions = measure_options(get).precisions
+            else:
+                bits = get("bits")
+                precisions = (
+                    parse_precisions(bits) if bits else tuple(Precision(result.precision) for result in saved.quantized)
+                )
                 for precision in precisions:
                     saved.at(precision)
             check_command_line_limits(config, precisions)

@@ -184,8 +184,8 @@ def test_compare_needs_the_same_samples(saved, make_audit, capsys):
     [
         ("", "bad.json is not an audit that qfair_check wrote, or is damaged: "),
         ("[1, 2]", "bad.json is not an audit that qfair_check wrote, or is damaged: "),
-        ('{"schema_version": 1}', "bad.json has schema version 1, and this qfair_check reads 2: audit the model again"),
-        ('{"schema_version": 2}', "bad.json is not an audit that qfair_check wrote, or is damaged: "),
+        ('{"schema_version": 1}', "bad.json has schema version 1, and this qfair_check reads 3: audit the model again"),
+        ('{"schema_version": 3}', "bad.json is not an audit that qfair_check wrote, or is damaged: "),
     ],
 )
 def test_a_file_that_is_no_audit(saved, command, content, told, capsys):
