@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from qfair_check.judge.assertions import assert_overall_accuracy_above as assert_overall_accuracy_above
     from qfair_check.judge.assertions import assert_sparsity_below as assert_sparsity_below
     from qfair_check.judge.assertions import assert_worst_group_accuracy_above as assert_worst_group_accuracy_above
+    from qfair_check.judge.curvature_assertions import assert_gradient_norm_ratio as assert_gradient_norm_ratio
+    from qfair_check.judge.curvature_assertions import assert_lambda_max_ratio as assert_lambda_max_ratio
     from qfair_check.judge.limits import gate_limits as gate_limits
     from qfair_check.judge.pareto_assertion import assert_on_pareto_front as assert_on_pareto_front
     from qfair_check.judge.text import describe as describe
     from qfair_check.judge.verdicts import Outcome as Outcome
     from qfair_check.judge.verdicts import Verdict as Verdict
     from qfair_check.judge.verdicts import judge_audit as judge_audit
+    from qfair_check.measure.curvature_options import CurvatureOptions as CurvatureOptions
     from qfair_check.measure.run import audit as audit
     from qfair_check.quantize.allocation import Allocation as Allocation
     from qfair_check.quantize.model import quantize_model as quantize_model
@@ -64,10 +67,12 @@ _HOMES = {
         "assert_sparsity_below",
         "assert_worst_group_accuracy_above",
     ),
+    "qfair_check.judge.curvature_assertions": ("assert_gradient_norm_ratio", "assert_lambda_max_ratio"),
     "qfair_check.judge.limits": ("gate_limits",),
     "qfair_check.judge.pareto_assertion": ("assert_on_pareto_front",),
     "qfair_check.judge.text": ("describe",),
     "qfair_check.judge.verdicts": ("Outcome", "Verdict", "judge_audit"),
+    "qfair_check.measure.curvature_options": ("CurvatureOptions",),
     "qfair_check.measure.run": ("audit",),
     "qfair_check.quantize.allocation": ("Allocation",),
     "qfair_check.quantize.model": ("quantize_model",),

@@ -62,6 +62,7 @@ def audit_command(
             batch_size=measuring.batch_size,
             workers=measuring.workers,
             seed=measuring.seed,
+            curvature=measuring.curvature,
             command=command,
             progress=lambda done: bar.update(done - bar.n),
         )

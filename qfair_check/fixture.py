@@ -6,6 +6,7 @@ from dataclasses import replace
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
 from qfair_check.judge.checks import CHECKS
+from qfair_check.judge.curvature_assertions import Between, check_between
 from qfair_check.judge.limits import Limit
 from qfair_check.judge.pareto_assertion import assert_on_pareto_front
 from qfair_check.judge.verdicts import Verdict, judge_audit, judge_one
@@ -111,6 +112,22 @@ class QFair:
         __tracebackhide__ = True
         self._assert("cosine-distance", max_cosine_distance)
 
+    def assert_lambda_max_ratio(self, max_lambda_ratio: Number | None = None, between: Between = "groups") -> None:
+        """Assert that the largest Hessian eigenvalue differs by at most this factor between groups, or from fp32.
+
+        With ``between="precisions"`` the limit must be given.
+        """
+        __tracebackhide__ = True
+        self._assert(check_between("lambda-max", between), max_lambda_ratio)
+
+    def assert_gradient_norm_ratio(self, max_gradient_ratio: Number | None = None, between: Between = "groups") -> None:
+        """Assert that the norm of the gradient differs by at most this factor between groups, or from fp32.
+
+        With ``between="precisions"`` the limit must be given.
+        """
+        __tracebackhide__ = True
+        self._assert(check_between("gradient-norm", between), max_gradient_ratio)
+
     def assert_on_pareto_front(self, *others: Audit | str | os.PathLike[str]) -> None:
         """Assert that no precision of the other audits, given or saved, is better than this one.
 
@@ -137,10 +154,8 @@ class QFair:
         limit = self._judging.limits.get(name) if given is None else Limit.parse(given, check)
         bound = None if limit is None else limit.bound(self.precision.name)
         if bound is None:
-            raise OptionError(
-                f"no {check.keyword} is set for {self.precision}: give it to the assertion, the marker or "
-                f"--qfair-{check.keyword.replace('_', '-')}"
-            )
+            options = f", the marker or --qfair-{check.keyword.replace('_', '-')}" if check.in_gate else ""
+            raise OptionError(f"no {check.keyword} is set for {self.precision}: give it to the assertion{options}")
         self.judged.add(check.keyword)
         verdict = judge_one(self.audit, check, bound, self.precision, min_group_size=self._judging.min_group_size)
         enforce([verdict], self.audit, self._judging.insufficient)

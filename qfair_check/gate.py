@@ -13,6 +13,7 @@ from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_
 from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Verdict, judge_one
+from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO
 from qfair_check.options import JudgeOptions, judge_options, measure_options
 from qfair_check.overrides import inputs_from_fixtures, overridden_fixtures
@@ -23,7 +24,7 @@ from qfair_check.plugin_options import (
     given_on_command_line,
     lookup,
 )
-from qfair_check.precision import Precision
+from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.sources import (
     NO_DATA,
@@ -74,11 +75,14 @@ class Gate:
         try:
             check_rootdir(config)
             judging = judge_options(get)
-            precisions = measure_options(get).precisions
             saved = saved_audit(config)
-            if saved is not None:
-                if not get("bits"):
-                    precisions = tuple(Precision(result.precision) for result in saved.quantized)
+            if saved is None:
+                precisions = measure_options(get).precisions
+            else:
+                bits = get("bits")
+                precisions = (
+                    parse_precisions(bits) if bits else tuple(Precision(result.precision) for result in saved.quantized)
+                )
                 for precision in precisions:
                     saved.at(precision)
             check_command_line_limits(config, precisions)
@@ -155,7 +159,10 @@ class Gate:
         else:
             options = measure_options(lookup(self.config))
             mixed = f" ({options.allocation})" if str(options.allocation) else ""
-            subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {options.scheme}{mixed}"
+            curved = _curvature_text(options.curvature) if options.curvature else ""
+            subject = (
+                f"model {self._model_name()}, data {self._data_name()}, at {names}, {options.scheme}{mixed}{curved}"
+            )
         return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
 
     @pytest.hookimpl(wrapper=True)
@@ -284,6 +291,10 @@ def _limits_text(judging: JudgeOptions) -> str:
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
+
+
+def _curvature_text(options: CurvatureOptions) -> str:
+    return ", with curvature" + (f" on at most {options.samples} samples a group" if options.samples else "")
 
 
 def _needs_audit(item: pytest.Item) -> bool:

@@ -80,11 +80,24 @@ MEASURE_OPTIONS = (
     Option("batch-size", "samples loaded at a time; it does not change the numbers (default: 64)", "N"),
     Option("workers", "processes that load samples (default: 0, and up to 4 for images)", "N"),
     Option("seed", "for models and data sets that draw random numbers (default: 0)", "N"),
+    Option(
+        "curvature",
+        "measure the gradient norm and the Hessian eigenvalues of every group, which takes many passes over the data",
+        is_flag=True,
+    ),
+    Option(
+        "curvature-samples",
+        "at most so many samples of each group, drawn by the seed, for curvature (default: all)",
+        "N",
+    ),
+    Option("curvature-memory", "what measuring curvature may add to the memory in use (default: 2GiB)", "SIZE"),
+    Option("hessian", "what finds the largest Hessian eigenvalue (default: lanczos)", choices=("lanczos", "pyhessian")),
 )
 LIMIT_OPTIONS = tuple(
     Option(
         check.keyword.replace("_", "-"),
-        f"{'upper' if check.is_ceiling else 'lower'} limit on {check.phrase}, such as 0.1 or 0.1,int4=0.15"
+        f"{'upper' if check.is_ceiling else 'lower'} limit on {check.phrase.replace('λmax', 'lambda_max')}, such as "
+        + ("2 or 2,int4=3, which needs curvature" if check.ratio_of else "0.1 or 0.1,int4=0.15")
         + (f" (default: {check.default})" if check.default else " (not judged unless set)"),
         "LIMIT",
     )

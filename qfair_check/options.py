@@ -10,6 +10,7 @@ from qfair_check.inputs.bins import parse_bins
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS, Insufficient
 from qfair_check.judge.limits import Limits, gate_limits
+from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEFAULT_BITS, DEMO
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.quantize.allocation import Allocation
@@ -28,6 +29,7 @@ class MeasureOptions:
     batch_size: int
     workers: int | None
     seed: int
+    curvature: CurvatureOptions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def measure_options(get: Lookup) -> MeasureOptions:
         batch_size=_integer("batch_size", get("batch_size") or "64", least=1),
         workers=None if workers is None else _integer("workers", workers, least=0),
         seed=_integer("seed", get("seed") or "0", least=0),
+        curvature=_curvature(get),
     )
 
 
@@ -109,6 +112,18 @@ def judge_options(get: Lookup) -> JudgeOptions:
         min_group_size=_integer("min_group_size", get("min_group_size") or str(DEFAULT_MIN_GROUP_SIZE), least=1),
         insufficient=cast(Insufficient, insufficient),
     )
+
+
+def _curvature(get: Lookup) -> CurvatureOptions | None:
+    """Read what is to be measured of curvature, if the user asks for it or sets a limit that needs it."""
+    limits = [check.keyword for check in GATE_CHECKS if check.ratio_of]
+    if get("curvature") or any(get(keyword) for keyword in limits):
+        return CurvatureOptions.of(get("curvature_samples"), get("curvature_memory"), get("hessian"))
+    idle = [key for key in ("curvature_samples", "curvature_memory", "hessian") if get(key)]
+    if idle:
+        names = ", ".join(f"--qfair-{key.replace('_', '-')}" for key in idle)
+        raise OptionError(f"{names} would do nothing, since curvature is not measured: add --qfair-curvature")
+    return None
 
 
 def _names(given: str | None) -> tuple[str, ...]:

@@ -164,6 +164,7 @@ def _measure(
         batch_size=options.batch_size,
         workers=options.workers,
         seed=options.seed,
+        curvature=options.curvature,
         command=("pytest", *map(str, config.invocation_params.args)),
         progress=progress,
     )
@@ -185,6 +186,7 @@ def _key(model: "Model", data: "GroupedData | LabelledData", options: MeasureOpt
         str(options.allocation),
         str(options.seed),
         options.device,
+        str(options.curvature),
     )
     digest = hashlib.sha256("\0".join(parts).encode())
     digest.update(fingerprint(model.forward))

@@ -13,7 +13,9 @@ import qfair_check.gate
 import qfair_check.inputs.parquet
 import qfair_check.measure.run
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
+from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.record import (
+    SCHEMA_VERSION,
     Audit,
     DataRecord,
     Histogram,
@@ -39,6 +41,7 @@ PRELOADED = (
 )
 
 Counts = Mapping[str, int | None]
+Curvatures = Mapping[str, GroupCurvature]
 
 
 def measures(samples: int, correct: int | None, before: int | None, **changes: object) -> Measures:
@@ -101,12 +104,55 @@ def result(precision: str, samples: Counts, correct: Counts, before: Counts) -> 
     )
 
 
+def curved(made: PrecisionResult, groups: Curvatures, moved: tuple[str, ...]) -> PrecisionResult:
+    told = moved if groups and made.precision != "fp32" else ()
+    return replace(made, curvature=tuple(groups.values()), moved=told)
+
+
+def curvature_settings(samples: Mapping[str, int], curvature: Mapping[str, Curvatures]) -> CurvatureSettings | None:
+    drawn = [(name, group.samples) for groups in curvature.values() for name, group in groups.items()]
+    most = max((count for name, count in drawn if count < samples[name]), default=None)
+    return CurvatureSettings(most, "lanczos", 0.05, 1100, 64) if curvature else None
+
+
+@pytest.fixture(scope="session")
+def make_curvature() -> Callable[..., GroupCurvature]:
+    def make(samples: int, **changes: object) -> GroupCurvature:
+        """Return a converged measurement on so many samples: `make(50, lambda_max=4.0, gradient_norm=2.0)`."""
+        made = GroupCurvature(
+            samples,
+            loss=0.5,
+            gradient_norm=1.0,
+            lambda_max=4.0,
+            lambda_min=-0.5,
+            residual=0.01,
+            hvps=8,
+            converged=True,
+        )
+        return replace(made, **changes)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def make_audit() -> Callable[..., Audit]:
-    def make(samples: Mapping[str, int], **correct: Counts) -> Audit:
-        """Return an audit with these counts by group: `make({"A": 50}, fp32={"A": 40}, int4={"A": 30})`."""
+    def make(
+        samples: Mapping[str, int],
+        *,
+        curvature: Mapping[str, Curvatures] | None = None,
+        moved: tuple[str, ...] = (),
+        **correct: Counts,
+    ) -> Audit:
+        """Return an audit with these counts by group: `make({"A": 50}, fp32={"A": 40}, int4={"A": 30})`.
+
+        `curvature` maps precisions to groups to what `make_curvature` makes; `moved` is that of every quantized one.
+        """
         total = sum(samples.values())
-        results = tuple(result(name, samples, counts, correct["fp32"]) for name, counts in correct.items())
+        known = curvature or {}
+        results = tuple(
+            curved(result(name, samples, counts, correct["fp32"]), known.get(name, {}), moved)
+            for name, counts in correct.items()
+        )
         right = {
             name: np.array(
                 list(
@@ -120,10 +166,12 @@ def make_audit() -> Callable[..., Audit]:
         }
         outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
         return Audit(
-            schema_version=3,
+            schema_version=SCHEMA_VERSION,
             model=ModelRecord("a" * 64, 1100, 1000, ()),
             data=DataRecord("d" * 64, total, tuple(samples)),
-            settings=Settings("absmax/symmetric/per-tensor", "", "c" * 64, 0, 64, "cpu"),
+            settings=Settings(
+                "absmax/symmetric/per-tensor", "", "c" * 64, 0, 64, "cpu", curvature_settings(samples, known)
+            ),
             groups=tuple(samples),
             precisions=results,
             inputs=InputsRecord(

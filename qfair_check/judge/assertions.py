@@ -71,7 +71,7 @@ def assert_fvo_below(
     Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
     """
     __tracebackhide__ = True
-    _assert("fvo", audit, max_fvo, bits, min_group_size, insufficient)
+    assert_check("fvo", audit, max_fvo, bits, min_group_size, insufficient)
 
 
 def assert_fvo_increase_below(
@@ -96,7 +96,7 @@ def assert_fvo_increase_below(
     Source: Bellam & Kim, arXiv 2509.07222, Fig. 1.
     """
     __tracebackhide__ = True
-    _assert("fvo-increase", audit, max_fvo_increase, bits, min_group_size, insufficient)
+    assert_check("fvo-increase", audit, max_fvo_increase, bits, min_group_size, insufficient)
 
 
 def assert_overall_accuracy_above(
@@ -119,7 +119,7 @@ def assert_overall_accuracy_above(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    _assert("accuracy", audit, min_accuracy, bits, min_group_size, insufficient)
+    assert_check("accuracy", audit, min_accuracy, bits, min_group_size, insufficient)
 
 
 def assert_accuracy_drop_below(
@@ -142,7 +142,7 @@ def assert_accuracy_drop_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    _assert("accuracy-drop", audit, max_accuracy_drop, bits, min_group_size, insufficient)
+    assert_check("accuracy-drop", audit, max_accuracy_drop, bits, min_group_size, insufficient)
 
 
 def assert_group_accuracy_drop_below(
@@ -165,7 +165,7 @@ def assert_group_accuracy_drop_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    _assert("group-drop", audit, max_group_drop, bits, min_group_size, insufficient)
+    assert_check("group-drop", audit, max_group_drop, bits, min_group_size, insufficient)
 
 
 def assert_worst_group_accuracy_above(
@@ -188,7 +188,7 @@ def assert_worst_group_accuracy_above(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    _assert("worst-group-accuracy", audit, min_worst_group_accuracy, bits, min_group_size, insufficient)
+    assert_check("worst-group-accuracy", audit, min_worst_group_accuracy, bits, min_group_size, insufficient)
 
 
 def assert_flip_rate_below(
@@ -211,7 +211,7 @@ def assert_flip_rate_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    _assert("flip-rate", audit, max_flip_rate, bits, min_group_size, insufficient)
+    assert_check("flip-rate", audit, max_flip_rate, bits, min_group_size, insufficient)
 
 
 def assert_sparsity_below(
@@ -236,7 +236,7 @@ def assert_sparsity_below(
     Source: Bellam & Kim, arXiv 2509.07222, eq. (6).
     """
     __tracebackhide__ = True
-    _assert("sparsity", audit, max_sparsity, bits, min_group_size, insufficient)
+    assert_check("sparsity", audit, max_sparsity, bits, min_group_size, insufficient)
 
 
 def assert_cosine_distance_below(
@@ -261,7 +261,7 @@ def assert_cosine_distance_below(
     Source: Bellam & Kim, arXiv 2509.07222, eqs. (7) and (8).
     """
     __tracebackhide__ = True
-    _assert("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient)
+    assert_check("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient)
 
 
 def judged_precisions(audit: Audit, bits: Bits | None) -> list[str]:
@@ -279,7 +279,7 @@ def judged_precisions(audit: Audit, bits: Bits | None) -> list[str]:
     return names
 
 
-def _assert(
+def assert_check(
     check: str,
     audit: Audit,
     limit: Number,
@@ -287,6 +287,15 @@ def _assert(
     min_group_size: int,
     insufficient: Insufficient,
 ) -> None:
+    """Assert that a quantity, by the name of its check, keeps its limit at these precisions.
+
+    Raises
+    ------
+    FairnessError
+        If it does not hold, or cannot be judged and `insufficient` is "fail".
+    OptionError
+        If the limit or a precision makes no sense, or the audit does not hold the precision.
+    """
     __tracebackhide__ = True
     bound = Limit.parse(limit, CHECKS[check])
     names = judged_precisions(audit, bits)

@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 DEFAULT_MIN_GROUP_SIZE = 30
+MOST_TIMES = 10**6
 
 Insufficient = Literal["fail", "warn", "pass"]
 
@@ -24,6 +25,10 @@ class Check(NamedTuple):
         The largest limit that makes sense.
     in_gate : bool
         Whether the built-in gate has an option for it.
+    lowest : int
+        The smallest limit that makes sense.
+    ratio_of : str
+        The value of `GroupCurvature` that it is a ratio of, such as ``lambda_max``; empty for what is no ratio.
     """
 
     name: str
@@ -32,6 +37,8 @@ class Check(NamedTuple):
     default: str | None = None
     highest: int = 1
     in_gate: bool = True
+    lowest: int = 0
+    ratio_of: str = ""
 
     @property
     def is_ceiling(self) -> bool:
@@ -51,6 +58,38 @@ CHECKS: dict[str, Check] = {
         Check("flip-rate", "max_flip_rate", "worst group's flip rate", in_gate=False),
         Check("cosine-distance", "max_cosine_distance", "worst group's cosine distance", None, 2, False),
         Check("sparsity", "max_sparsity", "sparsity", in_gate=False),
+        Check(
+            "lambda-max",
+            "max_lambda_ratio",
+            "λmax ratio between groups",
+            highest=MOST_TIMES,
+            lowest=1,
+            ratio_of="lambda_max",
+        ),
+        Check(
+            "gradient-norm",
+            "max_gradient_ratio",
+            "gradient norm ratio between groups",
+            highest=MOST_TIMES,
+            lowest=1,
+            ratio_of="gradient_norm",
+        ),
+        Check(
+            "lambda-max-to-fp32",
+            "max_lambda_ratio_to_fp32",
+            "worst group's λmax ratio to fp32",
+            highest=MOST_TIMES,
+            in_gate=False,
+            ratio_of="lambda_max",
+        ),
+        Check(
+            "gradient-norm-to-fp32",
+            "max_gradient_ratio_to_fp32",
+            "worst group's gradient norm ratio to fp32",
+            highest=MOST_TIMES,
+            in_gate=False,
+            ratio_of="gradient_norm",
+        ),
     )
 }
 GATE_CHECKS: tuple[Check, ...] = tuple(check for check in CHECKS.values() if check.in_gate)

@@ -121,6 +121,6 @@ def _number(text: str, given: object, check: Check) -> Decimal:
         value = Decimal(text.strip())
     except InvalidOperation:
         value = Decimal("nan")
-    if not (value.is_finite() and 0 <= value <= check.highest):
-        raise OptionError(f"{check.keyword} is {given!r}: a limit is a number from 0 to {check.highest}")
+    if not (value.is_finite() and check.lowest <= value <= check.highest):
+        raise OptionError(f"{check.keyword} is {given!r}: a limit is a number from {check.lowest} to {check.highest:,}")
     return value

@@ -6,7 +6,9 @@ from itertools import pairwise
 
 from wcwidth import wcswidth
 
+from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.checks import CHECKS, Check
+from qfair_check.judge.curvature import METRIC_NAMES
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures
@@ -24,9 +26,9 @@ def describe(verdict: Verdict, audit: Audit) -> str:
     """
     check = CHECKS[verdict.check]
     if verdict.outcome is Outcome.INSUFFICIENT or verdict.measured is None:
-        return _insufficient(verdict, check)
+        return _insufficient(verdict, check, audit)
     headline = _HEADLINES[verdict.check](verdict, audit)
-    rows = _group_rows(verdict, audit)
+    rows = _curvature_rows(verdict, audit) if check.ratio_of else _group_rows(verdict, audit)
     return "\n".join([headline, *rows, *listed("not judged  ", verdict.reasons)])
 
 
@@ -106,12 +108,23 @@ def listed(label: str, reasons: Sequence[str]) -> list[str]:
 def cure(reasons: Sequence[str]) -> str:
     """Return what the user can do about these reasons."""
     told = "\n".join(reasons)
+    if "without curvature" in told:
+        return "audit the model again with --qfair-curvature"
     if "NaN" in told:
         return "find out why the model gives such logits, and to whom"
     if "the audit holds no" in told:
         return "audit the model again with this version of qfair_check"
     if "no quantized weights" in told:
         return "leave this limit out"
+    if "not converged" in told and "pyhessian" in told:
+        return "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
+    if "not converged" in told or "a ratio needs one above 0" in told:
+        return "leave this limit out; --qfair-insufficient=warn goes on all the same"
+    if "was measured on" in told:
+        return (
+            "a larger --qfair-curvature-samples, or a lower --qfair-min-group-size; "
+            "--qfair-insufficient=warn goes on all the same"
+        )
     if "samples" not in told:
         return "data with two groups at least; --qfair-group-by names the columns that make them"
     return (
@@ -119,11 +132,13 @@ def cure(reasons: Sequence[str]) -> str:
     )
 
 
-def _insufficient(verdict: Verdict, check: Check) -> str:
+def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
     lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
     lines += listed("because  ", verdict.reasons)
     if verdict.measured is not None:
-        lines.append(f"  among the other groups it is {float(verdict.measured):.3f}")
+        measured = float(verdict.measured)
+        value = f"{measured:.3g}{_drawn(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
+        lines.append(f"  among the other groups it is {value}")
     return "\n".join([*lines, f"  cure     {cure(verdict.reasons)}"])
 
 
@@ -133,40 +148,69 @@ def _gap_headline(verdict: Verdict, audit: Audit) -> str:
         change = float(verdict.measured - verdict.baseline)
         verb = "added" if change >= 0 else "removed"
         added = f" (fp32: {float(verdict.baseline):.3f}, so quantization {verb} {abs(change):.3f})"
-    return _compared(verdict, f"FVO at {verdict.precision} is {{}}") + added
+    return _compared(verdict, f"FVO at {verdict.precision} is") + added
 
 
 def _gap_increase_headline(verdict: Verdict, audit: Audit) -> str:
     before, change = verdict.baseline or Fraction(0), verdict.measured or Fraction(0)
     after = f" (fp32: {float(before):.3f}, {verdict.precision}: {float(before + change):.3f})"
-    return _compared(verdict, f"FVO increase at {verdict.precision} is {{}}") + after
+    return _compared(verdict, f"FVO increase at {verdict.precision} is") + after
 
 
 def _drop_headline(verdict: Verdict, audit: Audit) -> str:
     name = shown_name(audit.groups[verdict.lowest or 0])
-    return _compared(verdict, f"accuracy drop of {name} at {verdict.precision} is {{}}")
+    return _compared(verdict, f"accuracy drop of {name} at {verdict.precision} is")
 
 
 def _accuracy_headline(verdict: Verdict, audit: Audit) -> str:
     before = audit.fp32.overall.accuracy
     tail = "" if before is None else f" (fp32: {before:.3f})"
-    return _compared(verdict, f"overall accuracy at {verdict.precision} is {{}}") + tail
+    return _compared(verdict, f"overall accuracy at {verdict.precision} is") + tail
 
 
 def _overall_drop_headline(verdict: Verdict, audit: Audit) -> str:
     before, drop = verdict.baseline or Fraction(0), verdict.measured or Fraction(0)
     tail = f" (fp32: {float(before):.3f}, {verdict.precision}: {float(before - drop):.3f})"
-    return _compared(verdict, f"overall accuracy drop at {verdict.precision} is {{}}") + tail
+    return _compared(verdict, f"overall accuracy drop at {verdict.precision} is") + tail
 
 
 def _plain_headline(verdict: Verdict, audit: Audit) -> str:
-    return _compared(verdict, f"{CHECKS[verdict.check].phrase} at {verdict.precision} is {{}}")
+    return _compared(verdict, f"{CHECKS[verdict.check].phrase} at {verdict.precision} is")
 
 
 def _cosine_headline(verdict: Verdict, audit: Audit) -> str:
     group = audit.at(verdict.precision).groups[verdict.lowest or 0]
     left_out = f" ({group.null_logits} of {group.samples} samples have null logits and are left out)"
     return _plain_headline(verdict, audit) + (left_out if group.null_logits else "")
+
+
+def _between_groups_headline(verdict: Verdict, audit: Audit) -> str:
+    check, result = CHECKS[verdict.check], audit.at(verdict.precision)
+    large, small = (
+        f"{shown_name(audit.groups[index])} ({_digits(getattr(result.curvature[index], check.ratio_of))})"
+        for index in (verdict.highest or 0, verdict.lowest or 0)
+    )
+    whose = f"{METRIC_NAMES[check.ratio_of]} at {verdict.precision}"
+    before = "" if verdict.baseline is None else f" (fp32: {_digits(float(verdict.baseline))})"
+    return _times(verdict, whose, f"as large for {large} as for {small}") + before + _drawn(verdict, audit)
+
+
+def _to_fp32_headline(verdict: Verdict, audit: Audit) -> str:
+    check, index = CHECKS[verdict.check], verdict.lowest or 0
+    before, after = (
+        _digits(getattr(result.curvature[index], check.ratio_of))
+        for result in (audit.fp32, audit.at(verdict.precision))
+    )
+    whose = f"{METRIC_NAMES[check.ratio_of]} of {shown_name(audit.groups[index])} at {verdict.precision} ({after})"
+    return _times(verdict, whose, f"that at fp32 ({before})") + _drawn(verdict, audit)
+
+
+def _drawn(verdict: Verdict, audit: Audit) -> str:
+    """Return that the value is of a subsample, where it is."""
+    result = audit.at(verdict.precision)
+    shown = [index for index in (verdict.lowest, verdict.highest) if index is not None]
+    is_drawn = any(result.curvature[index].samples < result.groups[index].samples for index in shown)
+    return ", on a subsample" if is_drawn else ""
 
 
 _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
@@ -179,21 +223,45 @@ _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
     "flip-rate": _plain_headline,
     "cosine-distance": _cosine_headline,
     "sparsity": _plain_headline,
+    "lambda-max": _between_groups_headline,
+    "gradient-norm": _between_groups_headline,
+    "lambda-max-to-fp32": _to_fp32_headline,
+    "gradient-norm-to-fp32": _to_fp32_headline,
 }
 
 
 def _compared(verdict: Verdict, phrase: str) -> str:
-    """Return the phrase with the value and its limit, with digits enough to tell them apart."""
+    """Return the phrase, the value and its limit, with digits enough to tell them apart."""
     measured, limit = float(verdict.measured or 0), float(verdict.limit)
     digits = 3
     while (
         verdict.measured != Fraction(verdict.limit) and digits < 9 and f"{measured:.{digits}f}" == f"{limit:.{digits}f}"
     ):
         digits += 1
-    side = "within"
-    if verdict.outcome is Outcome.FAIL:
-        side = "above" if CHECKS[verdict.check].is_ceiling else "below"
-    return phrase.format(f"{measured:.{digits}f}") + f", {side} the limit {limit:.{digits}f}"
+    return f"{phrase} {measured:.{digits}f}, {_side(verdict)} the limit {limit:.{digits}f}"
+
+
+def _times(verdict: Verdict, whose: str, what: str) -> str:
+    """Return how many times what it is, with digits enough to show on which side of the limit."""
+    measured, limit = verdict.measured or Fraction(0), Fraction(verdict.limit)
+    digits = _FEWEST_DIGITS
+    while digits < 17 and _order(Fraction(f"{float(measured):.{digits}g}"), limit) != _order(measured, limit):
+        digits += 1
+    return f"{whose} is {float(measured):.{digits}g} times {what}, {_side(verdict)} the limit {verdict.limit:f}"
+
+
+def _order(one: Fraction, other: Fraction) -> int:
+    return (one > other) - (one < other)
+
+
+def _side(verdict: Verdict) -> str:
+    if verdict.outcome is not Outcome.FAIL:
+        return "within"
+    return "above" if CHECKS[verdict.check].is_ceiling else "below"
+
+
+def _digits(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3g}"
 
 
 def _group_rows(verdict: Verdict, audit: Audit) -> list[str]:
@@ -217,6 +285,34 @@ def _overall_row(verdict: Verdict, audit: Audit) -> list[str]:
     overall = audit.at(verdict.precision).overall
     change = _change(audit.fp32.overall, overall)
     return [f"  all    n={overall.samples}   accuracy {change}  {interval_text(overall)}"]
+
+
+def _curvature_rows(verdict: Verdict, audit: Audit) -> list[str]:
+    if verdict.highest is None:
+        marked = [("worst", verdict.lowest or 0)]
+    else:
+        marked = [("largest ", verdict.highest), ("smallest", verdict.lowest or 0)]
+    result = audit.at(verdict.precision)
+    names = [shown_name(audit.groups[index]) for _, index in marked]
+    counts = [_count(result.curvature[index].samples, result.groups[index].samples) for _, index in marked]
+    name_width, count_width = max(map(wcswidth, names)), max(map(len, counts))
+    return [
+        f"  {mark}  {padded(name, name_width)}  {count:<{count_width}}   "
+        f"{_curvature_change(audit.fp32.curvature[index : index + 1], result.curvature[index])}"
+        for (mark, index), name, count in zip(marked, names, counts, strict=True)
+    ]
+
+
+def _count(drawn: int, samples: int) -> str:
+    return f"n={drawn}" if drawn == samples else f"n={drawn}, a subsample of {samples}"
+
+
+def _curvature_change(before: Sequence[GroupCurvature], after: GroupCurvature) -> str:
+    told = []
+    for name, metric in (("λmax", "lambda_max"), ("residual", "residual"), ("gradient norm", "gradient_norm")):
+        values = [_digits(getattr(group, metric)) for group in (*before, after)]
+        told.append(f"{name} {' → '.join(values)}")
+    return "  ".join(told)
 
 
 def _change(before: Measures, after: Measures) -> str:

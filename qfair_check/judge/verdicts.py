@@ -1,14 +1,16 @@
 """An audit and limits become verdicts: pure, exact, and the same wherever they are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 
 from qfair_check.errors import OptionError
 from qfair_check.gaps import accuracy_gap
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
+from qfair_check.judge.curvature import ratios_to_fp32, values_by_group
 from qfair_check.judge.limits import Limits
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, Measures, PrecisionResult
@@ -35,7 +37,8 @@ class Verdict:
     limit : Decimal
         As the user typed it.
     measured : Fraction or None
-        Exact where it comes from counts. Over the groups that can be judged, if there are others.
+        Exact where it comes from counts, and for ratios of what was measured. Over the groups that can be judged, if
+        there are others.
     baseline : Fraction or None
         The same quantity at fp32, where it has one.
     outcome : Outcome
@@ -226,7 +229,23 @@ def _sparsity(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     )
 
 
-_FINDINGS = {
+def _ratio_between_groups(audit: Audit, result: PrecisionResult, least: int, *, metric: str) -> Finding:
+    values, reasons = values_by_group(audit, result, metric, least)
+    if len(values) < 2:
+        few = (_too_few_groups(values, "ratio"),) if result.curvature else ()
+        return Finding(None, reasons=(*reasons, *few))
+    lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    before, _ = values_by_group(audit, audit.fp32, metric, least)
+    known = [before[group] for group in values if group in before]
+    baseline = max(known) / min(known) if len(known) == len(values) else None
+    return Finding(values[highest] / values[lowest], baseline, lowest, highest, reasons)
+
+
+def _ratio_to_fp32(audit: Audit, result: PrecisionResult, least: int, *, metric: str) -> Finding:
+    return _largest(*ratios_to_fp32(audit, result, metric, least))
+
+
+_FINDINGS: dict[str, Callable[[Audit, PrecisionResult, int], Finding]] = {
     "fvo": _gap,
     "fvo-increase": _gap_increase,
     "group-drop": _worst_drop,
@@ -236,6 +255,10 @@ _FINDINGS = {
     "flip-rate": _worst_flip_rate,
     "cosine-distance": _worst_cosine_distance,
     "sparsity": _sparsity,
+    "lambda-max": partial(_ratio_between_groups, metric="lambda_max"),
+    "gradient-norm": partial(_ratio_between_groups, metric="gradient_norm"),
+    "lambda-max-to-fp32": partial(_ratio_to_fp32, metric="lambda_max"),
+    "gradient-norm-to-fp32": partial(_ratio_to_fp32, metric="gradient_norm"),
 }
 
 
@@ -265,8 +288,8 @@ def _overall_reasons(result: PrecisionResult, metric: str, least: int) -> tuple[
     return ()
 
 
-def _too_few_groups(held: Sequence[int]) -> str:
-    return "a gap needs two groups, and there is only one to judge" if held else "there is no group to judge"
+def _too_few_groups(held: Collection[int], quantity: str = "gap") -> str:
+    return f"a {quantity} needs two groups, and there is only one to judge" if held else "there is no group to judge"
 
 
 def _largest(values: dict[int, Fraction], reasons: tuple[str, ...]) -> Finding:

@@ -33,9 +33,7 @@ class CurvatureOptions:
     method: str = "lanczos"
 
     @classmethod
-    def of(
-        cls, samples: str | None = None, memory: str | None = None, method: str | None = None
-    ) -> "CurvatureOptions":
+    def of(cls, samples: str | None = None, memory: str | None = None, method: str | None = None) -> "CurvatureOptions":
         """Read what the options say; None stands for the default.
 
         Raises

@@ -34,7 +34,8 @@ def test_holds_at_the_limit_and_raises_beyond(audit, name):
 
 def test_every_assertion_with_a_limit_is_tried_here():
     named = {name for name in qfair_check.__all__ if name.startswith("assert_")}
-    assert named - {"assert_on_pareto_front"} == set(CASES)
+    elsewhere = {"assert_on_pareto_front", "assert_lambda_max_ratio", "assert_gradient_norm_ratio"}
+    assert named - elsewhere == set(CASES)
 
 
 def test_all_precisions_by_default_and_every_breach_in_the_message(audit):

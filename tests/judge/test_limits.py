@@ -74,13 +74,32 @@ def test_a_limit_for_a_precision_that_is_not_audited_is_refused():
         check_limits_bind(limits, ["int8"])
 
 
-def test_the_gate_has_five_limits():
+RATIO = CHECKS["lambda-max"]
+
+
+def test_a_ratio_between_groups_is_never_under_one():
+    assert Limit.parse("1, int4=1000000", RATIO).bound("int4") == 10**6
+    for given in ("0.99", "0", "1000000.1", "inf", "1e999999999"):
+        with pytest.raises(OptionError) as caught:
+            Limit.parse(given, RATIO)
+        assert str(caught.value) == f"max_lambda_ratio is {given!r}: a limit is a number from 1 to 1,000,000"
+
+
+def test_a_ratio_to_fp32_may_be_under_one():
+    assert Limit.parse("0.5", CHECKS["gradient-norm-to-fp32"]).bound("int4") == Decimal("0.5")
+    with pytest.raises(OptionError, match="a limit is a number from 0 to 1,000,000"):
+        Limit.parse("-0.1", CHECKS["gradient-norm-to-fp32"])
+
+
+def test_the_gate_has_seven_limits():
     assert [check.keyword for check in GATE_CHECKS] == [
         "max_fvo",
         "max_fvo_increase",
         "max_group_drop",
         "min_accuracy",
         "max_accuracy_drop",
+        "max_lambda_ratio",
+        "max_gradient_ratio",
     ]
 
 

@@ -111,6 +111,13 @@ def test_names_are_fit_for_a_terminal(name, shown):
     assert shown_name(name) == shown
 
 
+def test_braces_in_names_are_only_braces(make_audit):
+    audit = make_audit({"{x}": 100, "{}": 100}, fp32={"{x}": 90, "{}": 80}, int3={"{x}": 40, "{}": 80})
+    assert say(audit, "group-drop", "0.05").splitlines()[0] == (
+        "accuracy drop of {x} at int3 is 0.500, above the limit 0.050"
+    )
+
+
 def test_the_cosine_distance_says_how_many_samples_it_leaves_out(faces):
     groups = tuple(replace(group, null_logits=3) for group in faces.at("int3").groups)
     changed = replace(faces, precisions=(faces.fp32, replace(faces.at("int3"), groups=groups)))

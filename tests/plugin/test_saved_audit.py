@@ -59,7 +59,10 @@ def test_workers_read_it_too(pytester, saved):
     result.assert_outcomes(passed=5, failed=3)
 
 
-@pytest.mark.parametrize("option", ["model=demo", "json=b.json", "scheme=mse", "data=demo", "arch=resnet18"])
+@pytest.mark.parametrize(
+    "option",
+    ["model=demo", "json=b.json", "scheme=mse", "data=demo", "arch=resnet18", "curvature", "hessian=lanczos"],
+)
 def test_options_for_measuring_beside_it_are_a_usage_error(pytester, saved, option):
     result = pytester.runpytest("--qfair-audit=audit.json", f"--qfair-{option}")
     assert result.ret == 4

@@ -1,0 +1,88 @@
+"""Which groups can be judged on their curvature, and why the others cannot."""
+
+from fractions import Fraction
+from math import isfinite
+
+from qfair_check.curvature_record import GroupCurvature
+from qfair_check.record import Audit, PrecisionResult
+
+METRIC_NAMES = {"lambda_max": "λmax", "gradient_norm": "gradient norm"}
+
+Values = dict[int, Fraction]
+
+
+def values_by_group(audit: Audit, result: PrecisionResult, metric: str, least: int) -> tuple[Values, tuple[str, ...]]:
+    """Return the exact value of every group that a ratio can be made of, and why the others have none.
+
+    A group is left out where the value is undefined, not converged, of fewer than `least` samples, or not above 0.
+    """
+    if not result.curvature:
+        return {}, (_unmeasured(metric),)
+    values, reasons = {}, []
+    for index, name in enumerate(audit.groups):
+        reason = _fault(audit, result, index, metric, least) or _not_positive(result.curvature[index], metric)
+        if reason:
+            reasons.append(f"group {name}{reason}")
+        else:
+            values[index] = _exact(result.curvature[index], metric)
+    return values, tuple(reasons)
+
+
+def ratios_to_fp32(audit: Audit, result: PrecisionResult, metric: str, least: int) -> tuple[Values, tuple[str, ...]]:
+    """Return value / value at fp32 of every group for which both can be judged, and why the others have none.
+
+    The value at the precision may be 0 or less; that at fp32 may not.
+    """
+    before = audit.fp32
+    if not result.curvature or not before.curvature:
+        return {}, (_unmeasured(metric),)
+    ratios, reasons = {}, []
+    for index, name in enumerate(audit.groups):
+        reason = _fault(audit, result, index, metric, least)
+        at_fp32 = _fault(audit, before, index, metric, least) or _not_positive(before.curvature[index], metric)
+        if reason:
+            reasons.append(f"group {name}{reason}")
+        elif at_fp32:
+            reasons.append(f"group {name} at fp32{at_fp32}")
+        else:
+            ratios[index] = _exact(result.curvature[index], metric) / _exact(before.curvature[index], metric)
+    return ratios, tuple(reasons)
+
+
+def _unmeasured(metric: str) -> str:
+    return f"the audit holds no {metric}, since it was made without curvature"
+
+
+def _exact(group: GroupCurvature, metric: str) -> Fraction:
+    return Fraction(getattr(group, metric))
+
+
+def _fault(audit: Audit, result: PrecisionResult, index: int, metric: str, least: int) -> str:
+    """Return why a value cannot be judged, as what follows the name of the group; empty if it can."""
+    group, total = result.curvature[index], result.groups[index].samples
+    value = getattr(group, metric)
+    if metric in group.undefined:
+        return f": {group.undefined[metric]}"
+    if value is None:
+        return f": the audit holds no {metric}"
+    if not isfinite(value):
+        return f": {METRIC_NAMES[metric]} is {value}"
+    if group.samples < total and group.samples < least:
+        return f" was measured on {group.samples} of its {total} samples, and judging needs {least}"
+    if group.samples < least:
+        return f" has {group.samples} samples, and judging needs {least}"
+    if metric == "lambda_max" and not group.converged:
+        return f": {_unconverged(audit, group)}"
+    return ""
+
+
+def _unconverged(audit: Audit, group: GroupCurvature) -> str:
+    settings = audit.settings.curvature
+    method = f" of {settings.method}" if settings else ""
+    residual = "no residual" if group.residual is None else f"a residual of {group.residual:.3g}"
+    return f"λmax has not converged, with {residual} after {group.hvps} Hessian-vector products{method}"
+
+
+def _not_positive(group: GroupCurvature, metric: str) -> str:
+    value = getattr(group, metric)
+    return "" if value > 0 else f": {METRIC_NAMES[metric]} is {value:.3g}, and a ratio needs one above 0"
