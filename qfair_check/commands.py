@@ -43,15 +43,14 @@ def audit_command(
     if target.is_dir():
         raise OptionError(f"--out {out} is a folder: name a file in it")
 
-    from tqdm import tqdm
-
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
     from qfair_check.measure.run import audit
+    from qfair_check.progress import progress_bar
 
     subject = read_model(model)
     samples = read_data(data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
-    with tqdm(total=samples.size, desc="qfair", unit=" samples", disable=None, leave=False) as bar:
+    with progress_bar() as progress:
         made = audit(
             subject,
             samples,
@@ -64,7 +63,7 @@ def audit_command(
             seed=measuring.seed,
             curvature=measuring.curvature,
             command=command,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=progress,
         )
     made.save(target)
     _print(_table(made, ()))

@@ -1,6 +1,5 @@
 """The built-in gate: measured once before the tests run, judged by one test item for each limit and precision."""
 
-import sys
 from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
@@ -319,7 +318,7 @@ def _is_distributed(config: pytest.Config) -> bool:
 
 
 def _with_progress(config: pytest.Config, model: Any, data: Any, precisions: tuple[Precision, ...]) -> Audit:
-    from tqdm import tqdm
+    from qfair_check.progress import progress_bar
 
-    with tqdm(total=data.size, desc="qfair", unit=" samples", file=sys.stderr, disable=None, leave=False) as bar:
-        return measured_audit(config, model, data, precisions, progress=lambda done: bar.update(done - bar.n))
+    with progress_bar() as progress:
+        return measured_audit(config, model, data, precisions, progress=progress)

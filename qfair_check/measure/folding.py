@@ -100,7 +100,7 @@ class Folding:
         """Return Jᵀ u for u by name of the copy's parameter."""
         pulled = {name: gradient[name] for name in self.leaves if name in self.values and not self._is_folded(name)}
         for convolution, pair in self.pairs.items():
-            _, back = torch.func.vjp(pair.folded, self._inputs(pair, self.values))
+            back = torch.func.vjp(pair.folded, self._inputs(pair, self.values))[1]
             (parts,) = back(_of(convolution, gradient))
             _add(pulled, parts)
         return pulled
@@ -132,8 +132,7 @@ class Folding:
 
     @staticmethod
     def _jvp(pair: Pair, values: dict[str, Tensor], tangent: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        _, tangents = torch.func.jvp(pair.folded, (values,), (tangent,))
-        weight, bias = tangents
+        weight, bias = torch.func.jvp(pair.folded, (values,), (tangent,))[1]
         return weight, bias
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from qfair_check.inputs.sample import Sample, called, mapped, size
-from qfair_check.measure.fast import SpeedUp, AS_IT_IS
+from qfair_check.measure.fast import AS_IT_IS, SpeedUp
 from qfair_check.measure.outputs import logits_of
 from qfair_check.precision import Precision
 

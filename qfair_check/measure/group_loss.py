@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 
 from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import Sample, called, mapped, size
@@ -32,6 +32,11 @@ class Point:
     faster : SpeedUp
         What makes a copy of the module faster; BatchNorm is folded only where all parameters count.
     device : torch.device
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        A plain copy on the device.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Point:
         every = dict(module.named_parameters())
         folds = faster.folds if len(names) == len(every) else ()
         own = copy.deepcopy(module).to(device)
+        self.module = own
         self.device = device
         self.values = {name: value.detach() for name, value in own.named_parameters() if name in set(names)}
         pairs = pairs_of(own, folds)
@@ -83,15 +89,18 @@ class Point:
     def apart(self, vector: Tensor) -> dict[str, Tensor]:
         """Cut a flat vector into tensors by name."""
         sizes = [value.numel() for value in self.values.values()]
-        parts = vector.split(sizes)
+        parts = torch.split(vector, sizes)
         return {name: part.view(value.shape) for (name, value), part in zip(self.values.items(), parts, strict=True)}
+
+    def placed(self, batch: Sample) -> Sample:
+        """Return a batch on the device, floats in the type of the parameters."""
+        dtype = next(iter(self.values.values())).dtype
+        return mapped(lambda part: part.to(self.device, dtype if part.is_floating_point() else part.dtype), batch)
 
     def loss(self, batch: Sample, labels: Tensor, samples: int) -> Tensor:
         """Return the sum of the cross-entropies of a batch / `samples`."""
-        dtype = next(iter(self.values.values())).dtype
-        placed = mapped(lambda part: part.to(self.device, dtype if part.is_floating_point() else part.dtype), batch)
-        logits = logits_of(called(self._module, placed), size(batch))
-        return F.cross_entropy(logits, labels.to(self.device), reduction="sum") / samples
+        logits = logits_of(called(self._module, self.placed(batch)), size(batch))
+        return cross_entropy(logits, labels.to(self.device), reduction="sum") / samples
 
     def pulled(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return a gradient in the parameters of the copy as one in those of the module, flat."""

@@ -19,17 +19,21 @@ from qfair_check.measure.tally import Tally
 _BLOCK_VALUES = 15_000
 _SURE = 30
 
-Progress = Callable[[int], object]
+Progress = Callable[[str, int, int | None], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passed:
-    """What one pass over the data gave, by precision; `right` packs one bit per sample."""
+    """What one pass over the data gave, by precision; `right` packs one bit per sample.
+
+    `position` tells the final position of each group, in the order in which chunks numbered them.
+    """
 
     tallies: list[Tally]
     right: list[bytes]
     digests: list[bytes]
     data: GroupedData
+    position: NDArray[np.int64]
     notices: tuple[str, ...]
 
 
@@ -40,9 +44,10 @@ def one_pass(
     roster: Roster,
     *,
     seed: int,
+    keep: Callable[[Chunk], object] | None = None,
     progress: Progress | None = None,
 ) -> Passed:
-    """Run every chunk through every precision, the first of which is the baseline, and count.
+    """Run every chunk through every precision, the first of which is the baseline, count, and hand it to `keep`.
 
     Raises
     ------
@@ -69,8 +74,10 @@ def one_pass(
         _check_labels(chunk, counter.classes, data)
         counter.add(chunk, answers)
         digests.append(chunk.digest)
+        if keep:
+            keep(chunk)
         if progress:
-            progress(chunk.start + chunk.size)
+            progress("samples", chunk.start + chunk.size, data.size)
     if counter is None:
         raise InputError(f"{data.source} holds no samples")
     counter.count()
@@ -78,7 +85,7 @@ def one_pass(
     fitted = _fitted(known, counter.classes)
     tallies = [tally.reordered(position, len(fitted.group_names)) for tally in counter.tallies]
     right = [b"".join(packed) for packed in counter.right]
-    return Passed(tallies, right, digests, fitted, counter.notices())
+    return Passed(tallies, right, digests, fitted, position, counter.notices())
 
 
 class _Counter:

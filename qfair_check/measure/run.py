@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,8 +25,10 @@ from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.inputs.sample import Sample, called, described, kind, mapped
+from qfair_check.measure.backward_pass import BackwardPass, Curved
 from qfair_check.measure.chunks import CHUNK, Samples, chunks, data_sha256
-from qfair_check.measure.fast import AS_IT_IS, speed_up
+from qfair_check.measure.curvature_options import CurvatureOptions
+from qfair_check.measure.fast import AS_IT_IS, SpeedUp, speed_up
 from qfair_check.measure.forward import Forward, forward_at
 from qfair_check.measure.one_pass import Progress, one_pass
 from qfair_check.measure.tally import Tally
@@ -66,6 +68,7 @@ def audit(
     batch_size: int = CHUNK,
     workers: int | None = None,
     seed: int = 0,
+    curvature: CurvatureOptions | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Audit:
@@ -90,15 +93,18 @@ def audit(
         How samples are loaded; they do not change the numbers. Images are decoded in workers by default.
     seed : int
         For models and data sets that draw torch's random numbers: these start anew at each chunk and each sample.
+    curvature : CurvatureOptions, optional
+        Measures gradient norms and Hessian eigenvalues of every group as well, which takes far longer than the pass.
     command : sequence of str
         Recorded in the audit, so that it can be run again.
     progress : callable, optional
-        Called with the number of samples done.
+        Called with what is counted, such as "samples", how many are done, and how many there are if that is known.
 
     Raises
     ------
     OptionError
-        If a precision, the scheme, the allocation or the device makes no sense.
+        If a precision, the scheme, the allocation or the device makes no sense, or curvature may not take the memory
+        that it needs.
     InputError
         If the data cannot be loaded, does not fit the model, or weights are not finite.
     MeasureError
@@ -120,24 +126,36 @@ def audit(
     place = _device(device)
     workers = _default_workers(samples) if workers is None or samples.is_iterable else workers
     _check_counts(batch_size=(batch_size, 1), workers=(workers, 0), seed=(seed, 0))
-    with _own_random_state(place), _exact_arithmetic(place):
+    with _own_random_state(place), _exact_arithmetic(place), ExitStack() as stack:
         roster = samples.roster()
         with closing(chunks(samples, roster, batch_size=batch_size, workers=workers, seed=seed)) as stream:
             first = next(stream, None)
             if first is None:
                 raise InputError(f"{samples.source} holds no samples")
-            subjects = _subjects(subject, precisions, grid, allocation, place, first.batch)
-            forwards = [subject_.forward for subject_ in subjects]
-            passed = one_pass(chain([first], stream), forwards, samples, roster, seed=seed, progress=progress)
-    grouped = passed.data
+            prepared = _prepared(subject, precisions, grid, allocation, place, first.batch, bool(curvature))
+            forwards = [subject_.forward for subject_ in prepared.subjects]
+            backward = None
+            if curvature:
+                backward = stack.enter_context(_backward(prepared, first.batch, curvature, place, seed))
+            passed = one_pass(
+                chain([first], stream),
+                forwards,
+                samples,
+                roster,
+                seed=seed,
+                keep=backward.keep if backward else None,
+                progress=progress,
+            )
+        grouped = passed.data
+        curved = backward.measure(passed.position, len(grouped.group_names), progress) if backward else None
     outcomes = {forward.precision.name: right for forward, right in zip(forwards, passed.right, strict=True)}
     return Audit(
         schema_version=SCHEMA_VERSION,
         model=_model_record(subject, allocation),
         data=DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes),
-        settings=_settings(grid, allocation, seed, place),
+        settings=_settings(grid, allocation, seed, place, backward),
         groups=grouped.group_names,
-        precisions=_results(subjects, passed.tallies, grouped),
+        precisions=_results(prepared.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards)),
         inputs=_inputs_record(subject, grouped, passed.notices),
         run=RunRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -185,37 +203,59 @@ def quantized_for_audit(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Subject:
-    """The model at one precision."""
+    """The model at one precision; `module` is a copy of its own where curvature is measured."""
 
     forward: Forward
     weights: Weights
+    module: nn.Module | None = None
 
 
-def _subjects(
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """The model at every precision, and what makes its copies faster."""
+
+    subjects: list[_Subject]
+    faster: SpeedUp = AS_IT_IS
+
+
+def _prepared(
     model: Model,
     precisions: Sequence[Precision],
     scheme: Scheme,
     allocation: Allocation,
     device: torch.device,
     batch: Sample,
-) -> list[_Subject]:
+    keeps: bool,
+) -> _Prepared:
     if model.module is None:
         if precisions:
             raise InputError(
                 "the model is a plain callable and has no weights to quantize: give a torch.nn.Module to audit it "
                 f"at {', '.join(map(str, precisions))}, or audit it with bits=32"
             )
-        return [_Subject(Forward(FP32, "as given", device, partial(called, model.forward)), _NO_WEIGHTS)]
+        return _Prepared([_Subject(Forward(FP32, "as given", device, partial(called, model.forward)), _NO_WEIGHTS)])
     base = quantize_model(model.module, FP32, scheme, allocation=replace(allocation, first_last=None))
     ends = _ends(base.module, batch) if allocation.first_last else None
     copies = [base, *(quantize_model(model.module, p, scheme, allocation=allocation, ends=ends) for p in precisions)]
     reach = weight_reach(base)
-    weights = [weights_record(copy, reach) for copy in copies]
     faster = speed_up(base.module, batch) if device.type == "cpu" else AS_IT_IS
-    return [
-        _Subject(forward_at(copy.precision, copy.module, device, faster), weight)
-        for copy, weight in zip(copies, weights, strict=True)
+    subjects = []
+    for quantized in copies:
+        kept = copy.deepcopy(quantized.module) if keeps else None
+        forward = forward_at(quantized.precision, quantized.module, device, faster)
+        subjects.append(_Subject(forward, weights_record(quantized, reach), kept))
+    return _Prepared(subjects, faster)
+
+
+def _backward(
+    prepared: _Prepared, batch: Sample, options: CurvatureOptions, device: torch.device, seed: int
+) -> BackwardPass:
+    subjects = [
+        (subject.module, tuple(layer.name for layer in subject.weights.layers))
+        for subject in prepared.subjects
+        if subject.module is not None
     ]
+    return BackwardPass(subjects, batch, options, faster=prepared.faster, device=device, seed=seed)
 
 
 def _ends(module: nn.Module, batch: Sample) -> tuple[str, str] | None:
@@ -257,11 +297,13 @@ def _check_counts(**given: tuple[object, int]) -> None:
             raise OptionError(f"{name} is {value!r}: it is a whole number from {least} to {_MOST - 1}")
 
 
-def _results(subjects: Sequence[_Subject], tallies: Sequence[Tally], data: GroupedData) -> tuple[PrecisionResult, ...]:
+def _results(
+    subjects: Sequence[_Subject], tallies: Sequence[Tally], data: GroupedData, curved: Sequence[Curved]
+) -> tuple[PrecisionResult, ...]:
     base = tallies[0]
     fp32_groups = base.measures(base)
     results = []
-    for subject, tally in zip(subjects, tallies, strict=True):
+    for subject, tally, curvature in zip(subjects, tallies, curved, strict=True):
         groups = tally.measures(base)
         reason = _why_no_gap(groups, data.group_names)
         base_reason = _why_no_gap(fp32_groups, data.group_names)
@@ -279,6 +321,8 @@ def _results(subjects: Sequence[_Subject], tallies: Sequence[Tally], data: Group
                 undefined=undefined,
                 recalls=tally.recalls(data.classes) if data.group_by else (),
                 weights=subject.weights,
+                curvature=curvature.groups,
+                moved=curvature.moved,
             )
         )
     return tuple(results)
@@ -306,9 +350,12 @@ def _model_record(model: Model, allocation: Allocation) -> ModelRecord:
     return ModelRecord(model.sha256, parameters, quantized, tuple(name for name in names if name not in kept))
 
 
-def _settings(scheme: Scheme, allocation: Allocation, seed: int, device: torch.device) -> Settings:
+def _settings(
+    scheme: Scheme, allocation: Allocation, seed: int, device: torch.device, backward: BackwardPass | None
+) -> Settings:
     digest = hashlib.sha256(f"{scheme}\n{allocation}".encode()).hexdigest()
-    return Settings(str(scheme), str(allocation), digest, seed, CHUNK, _device_name(device))
+    curvature = backward.settings if backward else None
+    return Settings(str(scheme), str(allocation), digest, seed, CHUNK, _device_name(device), curvature)
 
 
 def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) -> InputsRecord:

@@ -5,7 +5,6 @@ import heapq
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -47,18 +46,14 @@ class Spool:
     def __init__(self, most: int | None, seed: int) -> None:
         self._most = most
         self._seed = seed
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")  # noqa: SIM115 (`close` does)
         self._template: Sample | None = None
         self._row_bytes = 0
         self._rows = 0
         self._drawn: dict[int, list[tuple[int, _Held]]] = {}
 
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Forget all samples."""
         self._file.close()
 
     def add(self, chunk: Chunk) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qfair_check import audit
-from qfair_check.measure.fast import TOLERANCE, AS_IT_IS, speed_up
+from qfair_check.measure.fast import AS_IT_IS, TOLERANCE, speed_up
 from qfair_check.measure.outputs import logits_of
 from qfair_check.quantize.model import quantize_model
 
