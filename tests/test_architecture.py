@@ -26,7 +26,8 @@ LAYERS = [
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
     ("option_table", set()),
     ("options", set()),
-    ("commands", {"tqdm"}),
+    ("progress", {"tqdm"}),
+    ("commands", set()),
     ("cli", set()),
     ("plugin_options", {"pytest", "_pytest"}),
     ("overrides", {"pytest", "_pytest"}),
@@ -34,7 +35,7 @@ LAYERS = [
     ("sources", {"pytest", "filelock"}),
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
-    ("gate", {"pytest", "tqdm"}),
+    ("gate", {"pytest"}),
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]

@@ -258,8 +258,8 @@ def test_a_model_runs_without_gradients():
 
 def test_progress_counts_samples(net):
     seen = []
-    audit(net, (X, Y), bits=8, progress=seen.append)
-    assert seen == [64, 128, 150]
+    audit(net, (X, Y), bits=8, progress=lambda *told: seen.append(told))
+    assert seen == [("samples", 64, 150), ("samples", 128, 150), ("samples", 150, 150)]
 
 
 def test_many_classes_are_counted_in_blocks():
