@@ -11,7 +11,10 @@ Named = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The names of a convolution's weight and bias, and of a BatchNorm's gain and shift (empty where absent)."""
+    """The names of a convolution's weight and bias, and of a BatchNorm's gain and shift (empty where absent).
+
+    Folded, W' = W gain / deviation and b' = (b - mean) gain / deviation + shift.
+    """
 
     weight: str
     bias: str
@@ -20,20 +23,42 @@ class Pair:
     mean: Tensor
     deviation: Tensor
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the parameters that are there."""
-        return tuple(name for name in (self.weight, self.bias, self.gain, self.shift) if name)
-
-    def folded(self, values: Named) -> tuple[Tensor, Tensor]:
-        """Return W' = W gain / deviation and b' = (b - mean) gain / deviation + shift."""
-        weight = values[self.weight]
-        bias = values[self.bias] if self.bias else torch.zeros_like(self.mean)
-        factor = values[self.gain] / self.deviation if self.gain else 1 / self.deviation
-        shifted = (bias - self.mean) * factor
+    def push(self, values: Named, direction: Named) -> tuple[Tensor, Tensor]:
+        """Return how W' and b' change along a direction."""
+        weight, tangent = values[self.weight], direction[self.weight]
+        factor, bend = self._factor(values), self._slope(direction)
+        bias = (self._bias(values) - self.mean) * bend
+        if self.bias:
+            bias += direction[self.bias] * factor
         if self.shift:
-            shifted = shifted + values[self.shift]
-        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), shifted
+            bias += direction[self.shift]
+        return tangent * _rows(factor, weight) + weight * _rows(bend, weight), bias
+
+    def pull(self, values: Named, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        """Return the gradient in the parameters, given that in W' and b'."""
+        factor = self._factor(values)
+        pulled = {self.weight: weight * _rows(factor, weight), self.bias: bias * factor, self.shift: bias}
+        gain = (weight * values[self.weight]).flatten(1).sum(1) + bias * (self._bias(values) - self.mean)
+        return _present(pulled | {self.gain: gain / self.deviation})
+
+    def bend(self, direction: Named, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        """Return how the gradient in the parameters changes along a direction while that in W' and b' is constant."""
+        slope = self._slope(direction)
+        gain = (weight * direction[self.weight]).flatten(1).sum(1)
+        if self.bias:
+            gain = gain + bias * direction[self.bias]
+        return _present(
+            {self.weight: weight * _rows(slope, weight), self.bias: bias * slope, self.gain: gain / self.deviation}
+        )
+
+    def _factor(self, values: Named) -> Tensor:
+        return values[self.gain] / self.deviation if self.gain else 1 / self.deviation
+
+    def _slope(self, direction: Named) -> Tensor:
+        return direction[self.gain] / self.deviation if self.gain else torch.zeros_like(self.deviation)
+
+    def _bias(self, values: Named) -> Tensor:
+        return values[self.bias] if self.bias else torch.zeros_like(self.mean)
 
 
 def pairs_of(module: nn.Module, folds: Sequence[tuple[str, str]]) -> dict[str, Pair]:
@@ -92,61 +117,37 @@ class Folding:
         """Return J v, by name of the copy's parameter."""
         pushed = {name: direction[name] for name in self.leaves if name in direction}
         for convolution, pair in self.pairs.items():
-            tangents = self._jvp(pair, self._inputs(pair, self.values), self._inputs(pair, direction))
-            pushed |= _both(convolution, tangents)
+            pushed |= zip(_names(convolution), pair.push(self.values, direction), strict=True)
         return pushed
 
     def pull(self, gradient: Named) -> dict[str, Tensor]:
         """Return Jᵀ u for u by name of the copy's parameter."""
-        pulled = {name: gradient[name] for name in self.leaves if name in self.values and not self._is_folded(name)}
+        folded = {name for convolution in self.pairs for name in _names(convolution)}
+        pulled = {name: gradient[name] for name in self.leaves if name in self.values and name not in folded}
         for convolution, pair in self.pairs.items():
-            back = torch.func.vjp(pair.folded, self._inputs(pair, self.values))[1]
-            (parts,) = back(_of(convolution, gradient))
-            _add(pulled, parts)
+            weight, bias = _names(convolution)
+            _add(pulled, pair.pull(self.values, gradient[weight], gradient[bias]))
         return pulled
 
     def bend(self, gradient: Named, direction: Named) -> dict[str, Tensor]:
         """Return d/dt <gradient, J(t) v>, the part of the second derivative that the map itself makes."""
         bent: dict[str, Tensor] = {}
         for convolution, pair in self.pairs.items():
-            tangent, given = self._inputs(pair, direction), _of(convolution, gradient)
-
-            def along(
-                values: dict[str, Tensor],
-                pair: Pair = pair,
-                tangent: dict[str, Tensor] = tangent,
-                given: tuple[Tensor, Tensor] = given,
-            ) -> Tensor:
-                weight, bias = self._jvp(pair, values, tangent)
-                return (weight * given[0]).sum() + (bias * given[1]).sum()
-
-            _add(bent, torch.func.grad(along)(self._inputs(pair, self.values)))
+            weight, bias = _names(convolution)
+            _add(bent, pair.bend(direction, gradient[weight], gradient[bias]))
         return bent
-
-    def _is_folded(self, name: str) -> bool:
-        return any(name in _names(convolution) for convolution in self.pairs)
-
-    @staticmethod
-    def _inputs(pair: Pair, values: Named) -> dict[str, Tensor]:
-        return {name: values[name] for name in pair.inputs}
-
-    @staticmethod
-    def _jvp(pair: Pair, values: dict[str, Tensor], tangent: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        weight, bias = torch.func.jvp(pair.folded, (values,), (tangent,))[1]
-        return weight, bias
 
 
 def _names(convolution: str) -> tuple[str, str]:
     return f"{convolution}.weight", f"{convolution}.bias"
 
 
-def _both(convolution: str, values: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    return dict(zip(_names(convolution), values, strict=True))
+def _rows(factors: Tensor, like: Tensor) -> Tensor:
+    return factors.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _of(convolution: str, values: Named) -> tuple[Tensor, Tensor]:
-    weight, bias = _names(convolution)
-    return values[weight], values[bias]
+def _present(parts: Named) -> dict[str, Tensor]:
+    return {name: part for name, part in parts.items() if name}
 
 
 def _add(whole: dict[str, Tensor], parts: Named) -> None:

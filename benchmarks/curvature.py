@@ -1,0 +1,269 @@
+"""lambda_max of 5 groups at fp32, int8, int4 and int2 against PyHessian, gradient norms, and memory.
+
+Both sides find the same 20 values on the same samples, in turn, value by value: PyHessian 0.1 at its defaults, with a
+loader of batches of 64, and the Lanczos method of an audit. `speedup` is the seconds of PyHessian / those of Lanczos,
+and `error` holds the median and the largest relative error of each against a reference in float64, iterated until the
+residual is 1e-6. `gradient_ratio` is the gradient norms of all groups at fp32 / one plain backward pass in batches of
+64. `peak_mb` is what measuring all of it adds to the memory of a process of its own, and `bound_mb` what it may.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pyhessian import hessian
+from sweep import add_given, given_data, given_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from user_loop import circumstances, side_by_side
+
+from qfair_check.inputs.data import GroupedData, as_samples
+from qfair_check.measure.backward_pass import BackwardPass
+from qfair_check.measure.chunks import CHUNK, chunks
+from qfair_check.measure.curvature import measure_group
+from qfair_check.measure.curvature_options import CurvatureOptions
+from qfair_check.measure.fast import SpeedUp, speed_up
+from qfair_check.measure.footprint import plan
+from qfair_check.measure.group_loss import GroupLoss, Point
+from qfair_check.measure.lanczos import top_eigenvalue
+from qfair_check.measure.spool import Spool, SpooledGroup
+from qfair_check.quantize.model import quantize_model
+
+BITS = (32, 8, 4, 2)
+SIZES = (180, 110, 80, 64, 40)
+METHODS = ("pyhessian", "lanczos")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, samples whose class is their group, and the memory that an audit may take."""
+
+    module: nn.Module
+    x: Tensor
+    y: Tensor
+    memory: int
+
+    @property
+    def data(self) -> GroupedData:
+        """The samples as an audit takes them."""
+        return as_samples((self.x.numpy(), self.y.numpy()))
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, help="of each group of given data, the first ones; all by default")
+    parser.add_argument("--memory", default="2GiB", help="what --qfair-curvature-memory allows")
+    parser.add_argument("--rounds", type=int, default=5, help="of the gradient norms")
+    add_given(parser)
+    options = parser.parse_args()
+
+    module, x, y = given(options) if options.model else made_up()
+    task = Task(module, x, y, CurvatureOptions.of(memory=options.memory).memory)
+    with torch.random.fork_rng():
+        seconds, errors, products = eigenvalues(task)
+        gradients, _ = gradient_norms(task, options.rounds)
+    peak = peak_bytes(task)
+    print(
+        json.dumps(
+            {
+                "benchmark": "curvature",
+                "speedup": round(seconds["pyhessian"] / seconds["lanczos"], 2),
+                "gradient_ratio": round(gradients["norms"] / gradients["plain"], 3),
+                "peak_mb": round(peak / 2**20),
+                "bound_mb": round(task.memory / 2**20),
+                "seconds": {name: round(value, 3) for name, value in {**seconds, **gradients}.items()},
+                "error": errors,
+                "hvps": products,
+                "samples": [int(count) for count in np.bincount(y.numpy())],
+                "input": list(x.shape[1:]),
+                "parameters": sum(value.numel() for value in module.parameters()),
+                "rounds": options.rounds,
+                **circumstances("torch", "pyhessian", "qfair_check"),
+            }
+        )
+    )
+
+
+def given(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the model and the data of the files, at most so many samples of each class."""
+    x, y = given_data(options)
+    if options.samples:
+        kept = torch.cat([torch.nonzero(y == group)[: options.samples, 0] for group in y.unique()]).sort().values
+        x, y = x[kept], y[kept]
+    return given_model(options), x, y
+
+
+def made_up() -> tuple[nn.Module, Tensor, Tensor]:
+    """Return noisy images of 32×32 in five classes of unlike size, and a small convolutional net that learnt others."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(len(SIZES), 3, 32, 32, generator=generator)
+
+    def drawn(labels: Tensor) -> Tensor:
+        return 0.12 * pictures[labels] + torch.randn(len(labels), 3, 32, 32, generator=generator)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, len(SIZES)))
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+        shares = torch.tensor(SIZES, dtype=torch.float)
+        for _ in range(60):
+            labels = torch.multinomial(shares, 64, replacement=True, generator=generator)
+            optimizer.zero_grad()
+            cross_entropy(net(drawn(labels)), labels).backward()
+            optimizer.step()
+    y = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(SIZES))
+    y = y[torch.randperm(len(y), generator=generator)]
+    return net.eval(), drawn(y), y
+
+
+def eigenvalues(task: Task) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
+    """Return seconds by method, median and largest error of each, and Hessian-vector products for each value."""
+    seconds = dict.fromkeys(METHODS, 0.0)
+    errors: dict[str, list[float]] = {name: [] for name in METHODS}
+    products: dict[str, list[int]] = {name: [] for name in METHODS}
+    base = quantize_model(task.module, 32).module
+    faster = speed_up(base, task.x[:CHUNK])
+    names = [name for name, _ in base.named_parameters()]
+    warm_up(base, faster, task)
+    groups, spool = spooled(task)
+    for bits in BITS:
+        net = quantize_model(task.module, bits).module
+        started = time.perf_counter()
+        point = Point(net, names, faster)
+        allowed = plan(point, task.x[:CHUNK], task.memory, 0)
+        seconds["lanczos"] += time.perf_counter() - started
+        for index, group in enumerate(groups):
+            x, y = task.x[task.y == index], task.y[task.y == index]
+            started = time.perf_counter()
+            value, count = by_pyhessian(net, list(zip(x.split(CHUNK), y.split(CHUNK), strict=True)))
+            seconds["pyhessian"] += time.perf_counter() - started
+            started = time.perf_counter()
+            found = measure_group(point, group, allowed, method="lanczos", seed=0)[0]
+            seconds["lanczos"] += time.perf_counter() - started
+            true = reference(net, names, group)
+            errors["pyhessian"].append(abs(value / true - 1))
+            errors["lanczos"].append(abs((found.lambda_max or 0.0) / true - 1))
+            products["pyhessian"].append(count)
+            products["lanczos"].append(found.hvps)
+    spool.close()
+    told = {
+        name: {"median": float(f"{statistics.median(found):.2e}"), "largest": float(f"{max(found):.2e}")}
+        for name, found in errors.items()
+    }
+    return seconds, told, products
+
+
+def spooled(task: Task) -> tuple[Sequence[SpooledGroup], Spool]:
+    """Return the groups' samples as an audit keeps them."""
+    spool = Spool(None, 0)
+    roster = task.data.roster()
+    for chunk in chunks(task.data, roster, batch_size=CHUNK, workers=0, seed=0):
+        spool.add(chunk)
+    return spool.groups(roster.finish()[1], len(task.data.group_names)), spool
+
+
+def warm_up(module: nn.Module, faster: SpeedUp, task: Task) -> None:
+    """Let both sides meet every operation once."""
+    x, y = task.x[:CHUNK], task.y[:CHUNK]
+    by_pyhessian(module, [(x, y)], most=1)
+    point = Point(module, [name for name, _ in module.named_parameters()], faster)
+    GroupLoss(point, lambda: [(0, x, y)], len(x), 1).product(torch.ones(point.dimension))
+
+
+def by_pyhessian(module: nn.Module, loader: list[tuple[Tensor, Tensor]], most: int = 100) -> tuple[float, int]:
+    """Return the value, and how often it went through the loader for a product."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        analysis = hessian(module, nn.CrossEntropyLoss(), dataloader=loader, cuda=False)
+        products = 0
+        original = analysis.dataloader_hv_product
+
+        def counted(vector: list[Tensor]) -> Any:
+            nonlocal products
+            products += 1
+            return original(vector)
+
+        analysis.dataloader_hv_product = counted
+        (value,), _ = analysis.eigenvalues(maxIter=most)
+    module.zero_grad(set_to_none=True)
+    return float(value), products
+
+
+def reference(module: nn.Module, names: Sequence[str], group: SpooledGroup) -> float:
+    """Return lambda_max in float64."""
+    point = Point(quantize_model(module, 32).module.double(), names)
+    loss = GroupLoss(point, lambda: group.batches(CHUNK), len(group), -(-len(group) // CHUNK))
+    return top_eigenvalue(loss.product, loss.gradient, seed=1, tolerance=1e-6).value
+
+
+def gradient_norms(task: Task, rounds: int) -> tuple[dict[str, float], Any]:
+    """Return the seconds of the gradient norms of all groups, and of a plain backward pass."""
+    net = quantize_model(task.module, 32).module
+    names = [name for name, _ in net.named_parameters()]
+    faster = speed_up(net, task.x[:CHUNK])
+    groups, spool = spooled(task)
+
+    def plain() -> list[Tensor]:
+        for x, y in zip(task.x.split(CHUNK), task.y.split(CHUNK), strict=True):
+            cross_entropy(net(x), y).backward()
+        gradients = [value.grad for value in net.parameters() if value.grad is not None]
+        net.zero_grad(set_to_none=True)
+        return gradients
+
+    def norms() -> list[float]:
+        point = Point(net, names, faster)
+        losses = (GroupLoss(point, lambda group=group: group.batches(CHUNK), len(group)) for group in groups)
+        return [float(loss.gradient.norm()) for loss in losses]
+
+    found = side_by_side(rounds, plain=plain, norms=norms)
+    spool.close()
+    return found
+
+
+def peak_bytes(task: Task) -> int:
+    """Return what measuring curvature adds to the largest resident memory of a process that holds model and data."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_measure_peak, args=(task, torch.get_num_threads(), sender))
+    child.start()
+    child.join()
+    return int(receiver.recv())
+
+
+def _measure_peak(task: Task, threads: int, sender: Any) -> None:
+    torch.set_num_threads(threads)
+    subjects = []
+    for bits in BITS:
+        quantized = quantize_model(task.module, bits)
+        subjects.append((quantized.module, tuple(layer.name for layer in quantized.layers)))
+    base = subjects[0][0]
+    faster = speed_up(base, task.x[:CHUNK])
+    cross_entropy(base(task.x[:2]), task.y[:2]).backward()
+    base.zero_grad(set_to_none=True)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    options = CurvatureOptions(memory=task.memory)
+    with BackwardPass(subjects, task.x[:CHUNK], options, faster=faster, device=torch.device("cpu"), seed=0) as backward:
+        roster = task.data.roster()
+        for chunk in chunks(task.data, roster, batch_size=CHUNK, workers=0, seed=0):
+            backward.keep(chunk)
+        backward.measure(roster.finish()[1], len(task.data.group_names))
+    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+if __name__ == "__main__":
+    main()
