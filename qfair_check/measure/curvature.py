@@ -43,11 +43,13 @@ def measure_group(
     if not size:
         return undefined_group(0, "no samples"), None
     try:
-        loss = _loss(point, group, plan)
+        loss, why_no_hessian = _loss(point, group, plan)
     except MeasureError as error:
         return undefined_group(size, str(error)), None
     norm = float(torch.linalg.vector_norm(loss.gradient, dtype=torch.float64))
     known = GroupCurvature(size, loss.loss, norm)
+    if why_no_hessian:
+        return replace(known, undefined={"lambda_max": why_no_hessian}), loss
     try:
         with model_errors():
             if method == PYHESSIAN:
@@ -74,17 +76,19 @@ def model_errors() -> Iterator[None]:
         raise MeasureError(_with_cure(f"{type(error).__name__}: {told[0]}")) from error
 
 
-def _loss(point: Point, group: SpooledGroup, plan: Plan) -> GroupLoss:
-    """Return the loss with its gradient; without graphs where an operation can be differentiated only once."""
+def _loss(point: Point, group: SpooledGroup, plan: Plan) -> tuple[GroupLoss, str | None]:
+    """Return the loss with its gradient, and why it has no Hessian, as where an operation has no second derivative."""
     chunks = -(-len(group) // plan.chunk)
-    if chunks <= plan.kept:
-        try:
-            with model_errors():
-                return GroupLoss(point, lambda: group.batches(plan.chunk), len(group), chunks)
-        except MeasureError:
-            pass
-    with model_errors():
-        return GroupLoss(point, lambda: group.batches(plan.chunk), len(group))
+    kept = chunks if chunks <= plan.kept else 0
+
+    def made(*, twice: bool) -> GroupLoss:
+        with model_errors():
+            return GroupLoss(point, lambda: group.batches(plan.chunk), len(group), kept, twice=twice)
+
+    try:
+        return made(twice=True), None
+    except MeasureError as error:
+        return made(twice=False), str(error)
 
 
 def _by_lanczos(known: GroupCurvature, loss: GroupLoss, plan: Plan, seed: int) -> GroupCurvature:

@@ -105,25 +105,27 @@ class Folding:
         The parameters of the module.
     pairs : mapping of str to Pair
         As `pairs_of` returns them.
-    leaves : tuple of str
-        The parameters of the copy that the loss depends on.
+    plain : mapping of str to str
+        Every other parameter of the copy that the loss depends on, and its name in the module: a tied one may have
+        another name there.
     """
 
     values: Named
     pairs: Mapping[str, Pair]
-    leaves: tuple[str, ...]
+    plain: Mapping[str, str]
 
     def push(self, direction: Named) -> dict[str, Tensor]:
         """Return J v, by name of the copy's parameter."""
-        pushed = {name: direction[name] for name in self.leaves if name in direction}
+        pushed = {leaf: direction[name] for leaf, name in self.plain.items()}
         for convolution, pair in self.pairs.items():
             pushed |= zip(_names(convolution), pair.push(self.values, direction), strict=True)
         return pushed
 
     def pull(self, gradient: Named) -> dict[str, Tensor]:
         """Return Jᵀ u for u by name of the copy's parameter."""
-        folded = {name for convolution in self.pairs for name in _names(convolution)}
-        pulled = {name: gradient[name] for name in self.leaves if name in self.values and name not in folded}
+        pulled: dict[str, Tensor] = {}
+        for leaf, name in self.plain.items():
+            _add(pulled, {name: gradient[leaf]})
         for convolution, pair in self.pairs.items():
             weight, bias = _names(convolution)
             _add(pulled, pair.pull(self.values, gradient[weight], gradient[bias]))

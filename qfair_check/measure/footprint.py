@@ -1,6 +1,7 @@
 """How much memory differentiating twice takes, and what fits into the memory that the user allows."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     ----------
     point : Point
     batch : tensor, tuple of tensors, or dict of tensors
-        At least two samples.
+        At least four samples.
     memory : int
         Bytes.
     extra_vectors : int
@@ -61,20 +62,20 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     """
     vector = 4 * point.dimension
     fixed, by_sample = _graph_bytes(point, batch)
-    vectors = max(LEAST_VECTORS, min(MOST_VECTORS, memory // 4 // max(vector, 1)))
+    needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
+    if memory < needed:
+        raise OptionError(
+            f"measuring curvature of this model takes {ceil(needed / 2**20):,} MiB for one sample, and "
+            f"--qfair-curvature-memory allows {memory // 2**20:,} MiB: allow more"
+        )
+    more = int(min(memory / 4 / vector - LEAST_VECTORS, (memory - needed) / vector, MOST_VECTORS - LEAST_VECTORS))
+    vectors = LEAST_VECTORS + max(more, 0)
     left = memory - (vectors + _WORKING_VECTORS) * vector - fixed
     chunk = CHUNK
-    while chunk > 1 and (1 + _TRANSIENT) * chunk * by_sample > left:
+    while (1 + _TRANSIENT) * chunk * by_sample > left:
         chunk //= 2
-    transient = _TRANSIENT * chunk * by_sample
-    if chunk * by_sample + transient > left:
-        needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
-        raise OptionError(
-            f"measuring curvature of this model takes {needed / 2**20:,.0f} MiB for one sample, and --qfair-curvature-"
-            f"memory allows {memory / 2**20:,.0f} MiB: allow more"
-        )
-    kept = int((left - extra_vectors * vector - transient) // max(chunk * by_sample + fixed, 1))
-    return Plan(chunk, vectors, max(kept, 0))
+    kept = (left - extra_vectors * vector - _TRANSIENT * chunk * by_sample) / (chunk * by_sample + fixed)
+    return Plan(chunk, vectors, max(int(kept), 0))
 
 
 def _graph_bytes(point: Point, batch: Sample) -> tuple[float, float]:

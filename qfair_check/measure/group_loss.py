@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,15 @@ class Point:
         pairs = pairs_of(own, folds)
         self._module = SpeedUp(folds, faster.lays_out)(copy.deepcopy(own))
         joined = {name for convolution in pairs for name in (f"{convolution}.weight", f"{convolution}.bias")}
-        absorbed = {name for _, norm in folds for name in (f"{norm}.weight", f"{norm}.bias")}
+        first = {id(value): name for name, value in own.named_parameters()}
+        known = {name: first[id(value)] for name, value in own.named_parameters(remove_duplicate=False)}
         self._leaves: dict[str, nn.Parameter] = {}
         for name, parameter in self._module.named_parameters():
-            is_leaf = (name in joined or name in self.values) and name not in absorbed
+            is_leaf = name in joined or known[name] in self.values
             parameter.requires_grad_(is_leaf)
             if is_leaf:
                 self._leaves[name] = parameter
-        self._folding = Folding(self.values, pairs, tuple(self._leaves))
+        self._folding = Folding(self.values, pairs, {name: known[name] for name in self._leaves if name not in joined})
 
     @property
     def dimension(self) -> int:
@@ -141,18 +143,35 @@ class GroupLoss:
         In the group, at least 1.
     kept : int
         Chunks whose graphs stay in memory between products; the numbers are the same without.
+    twice : bool
+        Whether the gradient is computed in a way that can itself be differentiated, as torch does for some operations
+        with other last digits. An operation that has no second derivative does not survive that; without, no graph is
+        kept, and only products fail.
+
+    Raises
+    ------
+    MeasureError
+        If the loss or its gradient is not finite, or does not depend on the parameters, or, where it is computed
+        `twice`, an operation of the model cannot be differentiated twice.
 
     Source: Pearlmutter 1994, Neural Computation 6 (1).
     """
 
-    def __init__(self, point: Point, batches: Callable[[], Iterable[Batch]], samples: int, kept: int = 0) -> None:
+    def __init__(
+        self,
+        point: Point,
+        batches: Callable[[], Iterable[Batch]],
+        samples: int,
+        kept: int = 0,
+        *,
+        twice: bool = True,
+    ) -> None:
         self._point = point
         self._batches = batches
         self._samples = samples
         self._kept: list[_Kept] = []
-        self._is_checked = False
         self.products = 0
-        self.loss, self.gradient, self._leaf_gradient = self._first_pass(kept)
+        self.loss, self.gradient, self._leaf_gradient = self._first_pass(kept if twice else 0, twice=twice)
 
     def product(self, vector: Tensor) -> Tensor:
         """Return H v, flat.
@@ -176,12 +195,12 @@ class GroupLoss:
             raise MeasureError("the Hessian holds NaN or infinite values")
         return found
 
-    def _first_pass(self, kept: int) -> tuple[float, Tensor, list[Tensor]]:
+    def _first_pass(self, kept: int, *, twice: bool) -> tuple[float, Tensor, list[Tensor]]:
         sums = self._zeros()
         total = 0.0
         for index, (seed, batch, labels) in enumerate(self._batches()):
             with differentiating(seed, self._point.device):
-                loss, gradients = self._graph(batch, labels, create_graph=index < kept)
+                loss, gradients = self._graph(batch, labels, create_graph=twice)
             total += float(loss.detach())
             for whole, part in zip(sums, gradients, strict=True):
                 if part is not None:
@@ -204,6 +223,8 @@ class GroupLoss:
         if not loss.requires_grad:
             raise MeasureError("the loss does not depend on the model's parameters in a way that torch can follow")
         gradients = torch.autograd.grad(loss, self._point.leaves, create_graph=create_graph, allow_unused=True)
+        if create_graph and self.products <= 1:  # later passes run the same operations
+            _check_twice_differentiable(loss, gradients)
         return loss, list(gradients)
 
     def _add_product(
@@ -216,9 +237,6 @@ class GroupLoss:
         ]
         if not pairs:
             return
-        if not self._is_checked:
-            _check_twice_differentiable([gradient for gradient, _ in pairs])
-            self._is_checked = True
         parts = torch.autograd.grad(
             [gradient for gradient, _ in pairs],
             self._point.leaves,
@@ -234,24 +252,29 @@ class GroupLoss:
         return [torch.zeros_like(leaf, dtype=torch.float64) for leaf in self._point.leaves]
 
 
-def _check_twice_differentiable(gradients: Sequence[Tensor]) -> None:
+def _check_twice_differentiable(loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
     """Find what is marked as differentiable once: torch.autograd.grad would leave it out without a word."""
-    seen: set[object] = set()
-    left = [gradient.grad_fn for gradient in gradients]
-    custom: set[str] = set()
-    is_marked = False
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        is_marked |= node.name() == "torch::autograd::Error"
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            custom.add(node.name().removesuffix("Backward"))
-        left += [parent for parent, _ in node.next_functions]
-    if is_marked:
+    made = [gradient.grad_fn for gradient in gradients if gradient is not None]
+    if any(node.name() == "torch::autograd::Error" for node in _ancestors(made)):
+        custom = {
+            node.name().removesuffix("Backward")
+            for node in _ancestors([loss.grad_fn])
+            if issubclass(type(node), torch.autograd.function.BackwardCFunction)
+        }
         names = f", among {', '.join(sorted(custom))}" if custom else ""
         raise MeasureError(f"the backward pass of an operation{names}, is marked as once_differentiable")
+
+
+def _ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield every operation of a graph once."""
+    left = list(nodes)
+    seen: set[object] = set()
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [parent for parent, _ in node.next_functions]
+            yield node
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Ritz:
     products : int
         Products with the operator.
     converged : bool
-        Whether residual, number of steps and a stable value say so.
+        Whether the residual, the number of steps, and that value and residual have settled say so.
     vector : Tensor, shape (n,)
         Unit Ritz vector v.
     """
@@ -60,16 +60,18 @@ def top_eigenvalue(
 
     The first vector is `start` / ‖start‖ plus a random vector of norm 0.1, so that one orthogonal to the eigenvector
     cannot hide it. Every further vector is made orthogonal to all before it. The value has converged after `least`
-    steps or more where ‖Hv - value v‖ <= max(tolerance abs(value), 1e-7) and the last step changed it by at most 0.5%;
-    or where the vectors span the whole space. Where they span an invariant subspace, a random vector goes on. After
-    `width` vectors the better half of the Ritz vectors is kept and the rest forgotten (thick restart).
+    steps or more where ‖Hv - value v‖ <= max(tolerance abs(value), 1e-7), the last step changed it by at most 0.5%, and
+    did not raise the residual, as it does when a larger eigenvalue begins to show; or where the vectors span the whole
+    space. Where they span an invariant subspace, a random vector goes on. After `width` vectors the better half of the
+    Ritz vectors is kept and the rest forgotten (thick restart).
 
     Parameters
     ----------
     product : callable
         Returns H v for a vector v of shape (n,).
     start : Tensor, shape (n,)
-        May be zero. The type of its numbers is that of the iteration; inner products are summed in float64.
+        May be zero, and counts as that where 1 / ‖start‖ overflows. The type of its numbers is that of the iteration;
+        inner products are summed in float64.
     seed : int
         Of the random vectors.
     tolerance : float
@@ -91,17 +93,18 @@ def top_eigenvalue(
     """
     space = _Space(start, min(width, most, len(start)), torch.Generator().manual_seed(seed))
     steps = 0
-    before = float("nan")
+    before = residual_before = float("nan")
     while True:
         space.extend(product(space.newest))
         steps += 1
         value, lowest, residual = space.top()
         is_small = residual <= max(tolerance * abs(value), FLOOR)
         is_stable = abs(value - before) <= max(STABLE * abs(value), FLOOR)
-        converged = space.is_whole or (steps >= least and is_small and is_stable)
+        is_falling = residual <= max(residual_before, FLOOR)
+        converged = space.is_whole or (steps >= least and is_small and is_stable and is_falling)
         if converged or steps >= most:
             return Ritz(value, lowest, residual, steps, converged, space.top_vector())
-        before = value
+        before, residual_before = value, residual
         space.grow()
 
 
@@ -116,7 +119,7 @@ class _Space:
         self._size = 0
         norm = _norm(start)
         first = self._random(like=start)
-        if norm > 0:
+        if norm > torch.finfo(start.dtype).tiny:
             first = first.mul_(RANDOM_SHARE).add_(start, alpha=1 / norm)
         self._rest, self._beta = first, 0.0
         self._normalized_rest()
