@@ -1,6 +1,7 @@
 """How much memory differentiating twice takes, and what fits into the memory that the user allows."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -59,9 +60,10 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     OptionError
         If the memory does not hold one sample.
     """
-    vector = 4 * point.dimension
+    vector = 4 * max(point.dimension, 1)
     fixed, by_sample = _graph_bytes(point, batch)
-    vectors = max(LEAST_VECTORS, min(MOST_VECTORS, memory // 4 // max(vector, 1)))
+    spare = memory - _WORKING_VECTORS * vector - fixed - (1 + _TRANSIENT) * by_sample
+    vectors = max(LEAST_VECTORS, min(MOST_VECTORS, memory // 4 // vector, int(spare // vector)))
     left = memory - (vectors + _WORKING_VECTORS) * vector - fixed
     chunk = CHUNK
     while chunk > 1 and (1 + _TRANSIENT) * chunk * by_sample > left:
@@ -70,8 +72,8 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     if chunk * by_sample + transient > left:
         needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
         raise OptionError(
-            f"measuring curvature of this model takes {needed / 2**20:,.0f} MiB for one sample, and --qfair-curvature-"
-            f"memory allows {memory / 2**20:,.0f} MiB: allow more"
+            f"measuring curvature of this model takes {ceil(needed / 2**10):,} KiB for one sample, and "
+            f"--qfair-curvature-memory allows {memory / 2**10:,.4g} KiB: allow more"
         )
     kept = int((left - extra_vectors * vector - transient) // max(chunk * by_sample + fixed, 1))
     return Plan(chunk, vectors, max(kept, 0))
