@@ -2,14 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, hardsigmoid, relu6
+from torch.overrides import TorchFunctionMode
 
 from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import Sample, called, mapped, size
@@ -18,6 +20,8 @@ from qfair_check.measure.folding import Folding, pairs_of
 from qfair_check.measure.outputs import logits_of
 
 Batch = tuple[int, Sample, Tensor]
+
+_HARDSIGMOIDS = (hardsigmoid, torch.ops.aten.hardsigmoid.default)
 
 
 class Point:
@@ -256,9 +260,27 @@ def _check_twice_differentiable(gradients: Sequence[Tensor]) -> None:
 
 @contextmanager
 def differentiating(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the generators that the caller restores, and let attention run as what torch can differentiate twice."""
+    """Seed the generators that the caller restores, and let a model run as what torch can differentiate twice."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Hardsigmoid():
         yield
+
+
+class _Hardsigmoid(TorchFunctionMode):
+    """Compute hardsigmoid, which MobileNetV3 has and torch cannot differentiate twice, from what it can."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func not in _HARDSIGMOIDS:
+            return func(*args, **named)
+        (given,) = args or (named["input"],)
+        made = relu6(given + 3) / 6
+        return given.copy_(made) if named.get("inplace") else made
