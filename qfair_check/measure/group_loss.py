@@ -21,7 +21,8 @@ from qfair_check.measure.outputs import logits_of
 
 Batch = tuple[int, Sample, Tensor]
 
-_HARDSIGMOIDS = (hardsigmoid, torch.ops.aten.hardsigmoid.default)
+_IN_PLACE = torch.ops.aten.hardsigmoid_.default
+_HARDSIGMOIDS = (hardsigmoid, torch.ops.aten.hardsigmoid.default, _IN_PLACE)
 
 
 class Point:
@@ -208,6 +209,9 @@ class GroupLoss:
         if not loss.requires_grad:
             raise MeasureError("the loss does not depend on the model's parameters in a way that torch can follow")
         gradients = torch.autograd.grad(loss, self._point.leaves, create_graph=create_graph, allow_unused=True)
+        if create_graph and not self._is_checked:
+            _check_twice_differentiable(loss, [gradient for gradient in gradients if gradient is not None])
+            self._is_checked = True
         return loss, list(gradients)
 
     def _add_product(
@@ -220,9 +224,6 @@ class GroupLoss:
         ]
         if not pairs:
             return
-        if not self._is_checked:
-            _check_twice_differentiable([gradient for gradient, _ in pairs])
-            self._is_checked = True
         parts = torch.autograd.grad(
             [gradient for gradient, _ in pairs],
             self._point.leaves,
@@ -238,24 +239,28 @@ class GroupLoss:
         return [torch.zeros_like(leaf, dtype=torch.float64) for leaf in self._point.leaves]
 
 
-def _check_twice_differentiable(gradients: Sequence[Tensor]) -> None:
+def _check_twice_differentiable(loss: Tensor, gradients: Sequence[Tensor]) -> None:
     """Find what is marked as differentiable once: torch.autograd.grad would leave it out without a word."""
-    seen: set[object] = set()
-    left = [gradient.grad_fn for gradient in gradients]
-    custom: set[str] = set()
-    is_marked = False
+    if any(node.name() == "torch::autograd::Error" for node in _nodes(gradients)):
+        custom = {
+            node.name().removesuffix("Backward")
+            for node in _nodes([loss])
+            if isinstance(node, torch.autograd.function.BackwardCFunction)
+        }
+        names = f", among {', '.join(sorted(custom))}," if custom else ""
+        raise MeasureError(f"the backward pass of an operation{names} is marked as once_differentiable")
+
+
+def _nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
+    """Yield all that a tensor was computed by."""
+    seen: set[Any] = set()
+    left: list[Any] = [root.grad_fn for root in roots]
     while left:
         node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        is_marked |= node.name() == "torch::autograd::Error"
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            custom.add(node.name().removesuffix("Backward"))
-        left += [parent for parent, _ in node.next_functions]
-    if is_marked:
-        names = f", among {', '.join(sorted(custom))}" if custom else ""
-        raise MeasureError(f"the backward pass of an operation{names}, is marked as once_differentiable")
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            left += [parent for parent, _ in node.next_functions]
 
 
 @contextmanager
@@ -283,4 +288,4 @@ class _Hardsigmoid(TorchFunctionMode):
             return func(*args, **named)
         (given,) = args or (named["input"],)
         made = relu6(given + 3) / 6
-        return given.copy_(made) if named.get("inplace") else made
+        return given.copy_(made) if func is _IN_PLACE or named.get("inplace") else made

@@ -49,9 +49,13 @@ def chunked(samples, groups=GROUPS, labels=Y):
 
 def spooled(samples, most=None, seed=0, groups=GROUPS):
     spool = Spool(most, seed)
-    for chunk in chunked(samples, groups):
-        spool.add(chunk)
-    return spool, spool.groups(np.arange(groups.max() + 1), groups.max() + 1)
+    try:
+        for chunk in chunked(samples, groups):
+            spool.add(chunk)
+        return spool, spool.groups(np.arange(groups.max() + 1), groups.max() + 1)
+    except InputError:
+        spool.close()
+        raise
 
 
 def drawn(most, seed, groups=GROUPS):
@@ -168,16 +172,12 @@ def full_disk(written):
 def test_a_full_disk_is_told_with_both_cures(samples, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/some/where")
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: full_disk(prefix))
-    spool = Spool(None, 0)
     with pytest.raises(InputError) as caught:
-        for chunk in chunked(samples, GROUPS[:40]):
-            spool.add(chunk)
-        spool.groups(np.arange(3), 3)
+        spooled(samples, groups=GROUPS[:40])
     assert str(caught.value) == (
         "cannot keep the samples in /some/where while curvature is measured: No space left on device; "
         "--qfair-curvature-samples keeps fewer, and TMPDIR names another folder"
     )
-    spool.close()
 
 
 def test_no_folder_for_temporary_files_is_told(monkeypatch):
