@@ -80,29 +80,30 @@ class Folding:
         The parameters of the module.
     pairs : mapping of str to Pair
         As `pairs_of` returns them.
-    leaves : tuple of str
-        The parameters of the copy that the loss depends on.
+    plain : mapping of str to str
+        Every other parameter of the copy that the loss depends on, and its name in the module: a tied one may have
+        another name there.
     """
 
     values: Named
     pairs: Mapping[str, Pair]
-    leaves: tuple[str, ...]
+    plain: Mapping[str, str]
 
     def push(self, direction: Named) -> dict[str, Tensor]:
         """Return J v, by name of the copy's parameter."""
-        pushed = {name: direction[name] for name in self.leaves if name in direction}
+        pushed = {leaf: direction[name] for leaf, name in self.plain.items()}
         for convolution, pair in self.pairs.items():
-            tangents = self._jvp(pair, self._inputs(pair, self.values), self._inputs(pair, direction))
+            tangents = _pushed(pair, self._inputs(pair, self.values), self._inputs(pair, direction))
             pushed |= _both(convolution, tangents)
         return pushed
 
     def pull(self, gradient: Named) -> dict[str, Tensor]:
         """Return Jᵀ u for u by name of the copy's parameter."""
-        pulled = {name: gradient[name] for name in self.leaves if name in self.values and not self._is_folded(name)}
+        pulled: dict[str, Tensor] = {}
+        for leaf, name in self.plain.items():
+            _add(pulled, {name: gradient[leaf]})
         for convolution, pair in self.pairs.items():
-            back = torch.func.vjp(pair.folded, self._inputs(pair, self.values))[1]
-            (parts,) = back(_of(convolution, gradient))
-            _add(pulled, parts)
+            _add(pulled, _pulled(pair, self._inputs(pair, self.values), _of(convolution, gradient)))
         return pulled
 
     def bend(self, gradient: Named, direction: Named) -> dict[str, Tensor]:
@@ -117,23 +118,28 @@ class Folding:
                 tangent: dict[str, Tensor] = tangent,
                 given: tuple[Tensor, Tensor] = given,
             ) -> Tensor:
-                weight, bias = self._jvp(pair, values, tangent)
-                return (weight * given[0]).sum() + (bias * given[1]).sum()
+                pulled = _pulled(pair, values, given)
+                return torch.stack([(pulled[name] * tangent[name]).sum() for name in tangent]).sum()
 
             _add(bent, torch.func.grad(along)(self._inputs(pair, self.values)))
         return bent
-
-    def _is_folded(self, name: str) -> bool:
-        return any(name in _names(convolution) for convolution in self.pairs)
 
     @staticmethod
     def _inputs(pair: Pair, values: Named) -> dict[str, Tensor]:
         return {name: values[name] for name in pair.inputs}
 
-    @staticmethod
-    def _jvp(pair: Pair, values: dict[str, Tensor], tangent: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        weight, bias = torch.func.jvp(pair.folded, (values,), (tangent,))[1]
-        return weight, bias
+
+def _pulled(pair: Pair, values: dict[str, Tensor], given: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    parts: dict[str, Tensor] = torch.func.vjp(pair.folded, values)[1](given)[0]
+    return parts
+
+
+def _pushed(pair: Pair, values: dict[str, Tensor], tangent: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return J v as the transpose of u -> Jᵀu: the first use of torch's own forward mode gives a FutureWarning."""
+    anywhere = pair.folded(values)
+    back = torch.func.vjp(lambda *given: _pulled(pair, values, given), *anywhere)[1]
+    weight, bias = back(tangent)
+    return weight, bias
 
 
 def _names(convolution: str) -> tuple[str, str]:

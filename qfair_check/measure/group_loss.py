@@ -60,14 +60,15 @@ class Point:
         pairs = pairs_of(own, folds)
         self._module = SpeedUp(folds, faster.lays_out)(copy.deepcopy(own))
         joined = {name for convolution in pairs for name in (f"{convolution}.weight", f"{convolution}.bias")}
-        absorbed = {name for _, norm in folds for name in (f"{norm}.weight", f"{norm}.bias")}
+        first = {id(value): name for name, value in own.named_parameters()}
+        known = {name: first[id(value)] for name, value in own.named_parameters(remove_duplicate=False)}
         self._leaves: dict[str, nn.Parameter] = {}
         for name, parameter in self._module.named_parameters():
-            is_leaf = (name in joined or name in self.values) and name not in absorbed
+            is_leaf = name in joined or known[name] in self.values
             parameter.requires_grad_(is_leaf)
             if is_leaf:
                 self._leaves[name] = parameter
-        self._folding = Folding(self.values, pairs, tuple(self._leaves))
+        self._folding = Folding(self.values, pairs, {name: known[name] for name in self._leaves if name not in joined})
 
     @property
     def dimension(self) -> int:

@@ -69,7 +69,8 @@ def top_eigenvalue(
     product : callable
         Returns H v for a vector v of shape (n,).
     start : Tensor, shape (n,)
-        May be zero. The type of its numbers is that of the iteration; inner products are summed in float64.
+        May be zero, and counts as that where 1 / ‖start‖ overflows. The type of its numbers is that of the iteration;
+        inner products are summed in float64.
     seed : int
         Of the random vectors.
     tolerance : float
@@ -116,7 +117,7 @@ class _Space:
         self._size = 0
         norm = _norm(start)
         first = self._random(like=start)
-        if norm > 0:
+        if norm > torch.finfo(start.dtype).tiny:
             first = first.mul_(RANDOM_SHARE).add_(start, alpha=1 / norm)
         self._rest, self._beta = first, 0.0
         self._normalized_rest()
