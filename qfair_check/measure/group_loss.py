@@ -209,11 +209,13 @@ class GroupLoss:
         loss = self._point.loss(batch, labels, self._samples)
         if not loss.requires_grad:
             raise MeasureError("the loss does not depend on the model's parameters in a way that torch can follow")
-        gradients = torch.autograd.grad(loss, self._point.leaves, create_graph=create_graph, allow_unused=True)
+        gradients: list[Tensor | None] = list(
+            torch.autograd.grad(loss, self._point.leaves, create_graph=create_graph, allow_unused=True)
+        )
         if create_graph and not self._is_checked:
             _check_twice_differentiable(loss, [gradient for gradient in gradients if gradient is not None])
             self._is_checked = True
-        return loss, list(gradients)
+        return loss, gradients
 
     def _add_product(
         self, sums: list[Tensor], gradients: list[Tensor | None], directions: list[Tensor], *, keep: bool
@@ -244,7 +246,7 @@ def _check_twice_differentiable(loss: Tensor, gradients: Sequence[Tensor]) -> No
     """Find what is marked as differentiable once: torch.autograd.grad would leave it out without a word."""
     if any(node.name() == "torch::autograd::Error" for node in _nodes(gradients)):
         custom = {
-            node.name().removesuffix("Backward")
+            type(node).__name__.removesuffix("Backward")
             for node in _nodes([loss])
             if isinstance(node, torch.autograd.function.BackwardCFunction)
         }
