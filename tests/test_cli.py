@@ -14,6 +14,7 @@ from qfair_check.cli import main
 from qfair_check.record import Audit
 
 COMMAND = [sys.executable, "-m", "qfair_check"]
+CURVED = ["audit", "demo", "--out", "a.json", "--curvature"]
 
 
 @pytest.fixture
@@ -100,6 +101,18 @@ def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, ca
         (["audit", "demo", "--out", "a.json", "--bin", "age=1,2"], "--bin is for the columns of a manifest"),
         (["audit", "demo", "--out", "a.json", "--transforms", "x"], "--transforms is for image files"),
         (["audit", "demo", "--out", "a.json", "--label", "y"], "--label is for the columns of a manifest"),
+        *(
+            ([*CURVED, f"--curvature-samples={given}"], f"curvature_samples is {given!r}: it is a whole number of at")
+            for given in ("0", "abc", "-3", "1.5")
+        ),
+        *(
+            (
+                [*CURVED, f"--curvature-memory={given}"],
+                f"curvature_memory is {given!r}: give a size with its unit, such",
+            )
+            for given in ("2", "2QB", "-1GB", "GB", "0GB", "nanGB", "infGB")
+        ),
+        ([*CURVED, "--curvature-memory=1KB"], "measuring curvature of this model takes "),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_error(saved, arguments, told, capsys):
@@ -274,30 +287,56 @@ def test_colour_is_for_terminals(saved, capsys):
     assert "\x1b[" not in capsys.readouterr().out
 
 
-def test_an_interrupt_leaves_no_file(tmp_path):
-    np.savez(tmp_path / "data.npz", x=np.ones((64_000, 1, 8, 8), np.float32), y=np.zeros(64_000, np.int64))
-    options = ["audit", "demo", "--data", "data.npz", "--bits", "16,8,4,2", "--out", "a.json"]
+@pytest.mark.parametrize(
+    ("during", "size", "curvature"),
+    [("run.one_pass", 64_000, []), ("backward_pass.measure_group", 20_000, ["--curvature"])],
+)
+def test_an_interrupt_leaves_no_file(during, size, curvature, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.ones((size, 1, 8, 8), np.float32), y=np.zeros(size, np.int64))
+    (tmp_path / "temporary").mkdir()
+    options = ["audit", "demo", "--data", "data.npz", "--bits", "8,4,2", "--out", "a.json", *curvature]
     heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also in a background job
-    code = f"{heed}import sys\nfrom qfair_check.cli import main\nimport qfair_check.measure.run as run\n" + (
-        "passing = run.one_pass\n"
+    code = f"{heed}import sys\nfrom qfair_check.cli import main\n" + (
+        "from qfair_check.measure import backward_pass, run\n"
+        f"passing = {during}\n"
         "def started(*given, **named):\n    open('started', 'w').close()\n    return passing(*given, **named)\n"
-        "run.one_pass = started\nsys.exit(main(sys.argv[1:]))"
+        f"{during} = started\n"
+        "sys.exit(main(sys.argv[1:]))"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", code, *options],
         cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "started").exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 2
     assert errors.endswith("qfair: interrupted; nothing was written\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "started"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "started", "temporary"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_audit_with_curvature_and_then_explain(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main([*CURVED, "--bits", "4", "--curvature-samples", "30"]) == 0
+    text = capsys.readouterr().out
+    assert "(λmax) of the loss, on a subsample of at most 30 samples of each group; * marks the largest λmax" in text
+    audit = Audit.load("a.json")
+    assert [group.samples for group in audit.at(4).curvature] == [30] * 10
+    assert main(["explain", "a.json"]) == 0
+    text = capsys.readouterr().out
+    worst = max(range(10), key=lambda index: audit.at(4).curvature[index].account.measured)
+    account = audit.at(4).curvature[worst].account
+    layer = audit.at(4).moved[max(range(3), key=account.by_tensor.__getitem__)].removesuffix(".weight")
+    assert f"\nint4: {layer} costs {audit.groups[worst]} most: +{max(account.by_tensor):.3f} of a predicted " in text
+    assert main(["explain", "a.json", "--bits", "2"]) == 4
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,8 @@ from qfair_check.errors import OptionError
 from qfair_check.judge.checks import CHECKS, GATE_CHECKS, Check
 from qfair_check.precision import Precision
 
+_MOST_DECIMALS = 1000  # every float has fewer, and 1e-99999999 would take hours as a fraction
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -123,4 +125,6 @@ def _number(text: str, given: object, check: Check) -> Decimal:
         value = Decimal("nan")
     if not (value.is_finite() and check.lowest <= value <= check.highest):
         raise OptionError(f"{check.keyword} is {given!r}: a limit is a number from {check.lowest} to {check.highest:,}")
+    if abs(int(value.as_tuple().exponent)) > _MOST_DECIMALS:
+        raise OptionError(f"{check.keyword} is {given!r}: a limit has at most {_MOST_DECIMALS:,} decimals")
     return value

@@ -23,6 +23,7 @@ from qfair_check.measure.second_order import Move, Parts, account, move, parts
 from qfair_check.measure.spool import Spool, SpooledGroup
 
 _NO_GRADIENTS = "the model is a plain callable, and has no gradients"
+_NO_PARAMETERS = "the model has no parameters, and so no gradients"
 _SMALLEST = Plan(1, LEAST_VECTORS, 0)
 _FROZEN = "the model trains nothing: every parameter is frozen (requires_grad is False)"
 
@@ -117,7 +118,7 @@ class BackwardPass:
         """
         groups = self._spool.groups(position, n_groups)
         if not self._trained:
-            reason = _FROZEN if self._every else _NO_GRADIENTS
+            reason = _FROZEN if self._every else _NO_PARAMETERS if self._subjects else _NO_GRADIENTS
             told = tuple(undefined_group(len(group), reason) for group in groups)
             return [Curved(told)] * max(len(self._subjects), 1)
         done = 0

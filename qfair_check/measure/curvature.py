@@ -128,7 +128,7 @@ def _with_cure(told: str) -> str:
     if any(sign in told for sign in _ONCE):
         return (
             f"the Hessian needs operations that torch can differentiate twice, and one cannot be ({told}): write it "
-            "with operations of torch, for the audit at least"
+            "with others that can be, for the audit at least"
         )
     if "allocate" in told or "out of memory" in told:
         return f"{told}; a smaller --qfair-curvature-memory or --qfair-curvature-samples takes less"

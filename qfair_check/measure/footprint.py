@@ -1,7 +1,8 @@
 """How much memory differentiating twice takes, and what fits into the memory that the user allows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 import torch
 from torch import Tensor
@@ -60,13 +61,13 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     OptionError
         If the memory does not hold one sample.
     """
-    vector = 4 * point.dimension
+    vector = 4 * max(point.dimension, 1)
     fixed, by_sample = _graph_bytes(point, batch)
     needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
     if memory < needed:
         raise OptionError(
-            f"measuring curvature of this model takes {ceil(needed / 2**20):,} MiB for one sample, and "
-            f"--qfair-curvature-memory allows {memory // 2**20:,} MiB: allow more"
+            f"measuring curvature of this model takes {_size(needed, ceil)} for one sample, and --qfair-curvature-memory "
+            f"allows {_size(memory, floor)}: allow more"
         )
     more = int(min(memory / 4 / vector - LEAST_VECTORS, (memory - needed) / vector, MOST_VECTORS - LEAST_VECTORS))
     vectors = LEAST_VECTORS + max(more, 0)
@@ -76,6 +77,11 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
         chunk //= 2
     kept = (left - extra_vectors * vector - _TRANSIENT * chunk * by_sample) / (chunk * by_sample + fixed)
     return Plan(chunk, vectors, max(int(kept), 0))
+
+
+def _size(size_in_bytes: float, to_whole: Callable[[float], int]) -> str:
+    power, unit = (10, "KiB") if size_in_bytes < 2**24 else (20, "MiB")
+    return f"{to_whole(size_in_bytes / 2**power):,} {unit}"
 
 
 def _graph_bytes(point: Point, batch: Sample) -> tuple[float, float]:

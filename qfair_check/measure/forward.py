@@ -51,11 +51,12 @@ def forward_at(precision: Precision, module: nn.Module, device: torch.device, fa
     ----------
     precision : Precision
     module : torch.nn.Module
-        In eval mode, float32, owned by the caller; it is moved to the device.
+        In eval mode, float32, owned by the caller; it is moved to the device, and not to be differentiated any more.
     device : torch.device
     faster : callable
         Applied to a module that computes in fp32.
     """
+    module.requires_grad_(False)  # TorchScript that was differentiated fails in inference mode where something has one
     half = _HALF.get(precision.name)
     if half is None:
         placed = faster(module).to(device)

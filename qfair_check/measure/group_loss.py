@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, hardsigmoid, relu6
+from torch.overrides import TorchFunctionMode
 
 from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import Sample, called, mapped, size
@@ -19,6 +20,9 @@ from qfair_check.measure.folding import Folding, pairs_of
 from qfair_check.measure.outputs import logits_of
 
 Batch = tuple[int, Sample, Tensor]
+
+_IN_PLACE = torch.ops.aten.hardsigmoid_.default
+_HARDSIGMOIDS = (hardsigmoid, torch.ops.aten.hardsigmoid.default, _IN_PLACE)
 
 
 class Point:
@@ -261,8 +265,8 @@ def _check_twice_differentiable(loss: Tensor, gradients: Sequence[Tensor | None]
             for node in _ancestors([loss.grad_fn])
             if issubclass(type(node), torch.autograd.function.BackwardCFunction)
         }
-        names = f", among {', '.join(sorted(custom))}" if custom else ""
-        raise MeasureError(f"the backward pass of an operation{names}, is marked as once_differentiable")
+        names = f", among {', '.join(sorted(custom))}," if custom else ""
+        raise MeasureError(f"the backward pass of an operation{names} is marked as once_differentiable")
 
 
 def _ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
@@ -279,9 +283,27 @@ def _ancestors(nodes: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def differentiating(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the generators that the caller restores, and let attention run as what torch can differentiate twice."""
+    """Seed the generators that the caller restores, and let a model run as what torch can differentiate twice."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Hardsigmoid():
         yield
+
+
+class _Hardsigmoid(TorchFunctionMode):
+    """Compute hardsigmoid, which MobileNetV3 has and torch cannot differentiate twice, from what it can."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func not in _HARDSIGMOIDS:
+            return func(*args, **named)
+        (given,) = args or (named["input"],)
+        made = relu6(given + 3) / 6
+        return given.copy_(made) if func is _IN_PLACE or named.get("inplace") else made

@@ -4,6 +4,7 @@ import hashlib
 import heapq
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -17,10 +18,11 @@ from qfair_check.inputs.sample import Sample, mapped, parts
 from qfair_check.measure.chunks import Chunk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class _Held:
-    """A sample: its position in the data set, its class, and its row in the file."""
+    """A sample: its rank in the draw, its position in the data set, its class, and its row in the file."""
 
+    rank: int
     index: int
     label: int
     row: int
@@ -40,21 +42,28 @@ class Spool:
     seed : int
         Of the draw.
 
+    Raises
+    ------
+    InputError
+        If there is no folder for temporary files.
+
     Source: Cohen & Kaplan 2007, Summarizing data using bottom-k sketches.
     """
 
     def __init__(self, most: int | None, seed: int) -> None:
         self._most = most
         self._seed = seed
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")  # noqa: SIM115 (`close` does)
+        with _told():
+            self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")  # noqa: SIM115 (`close` does)
         self._template: Sample | None = None
         self._row_bytes = 0
         self._rows = 0
-        self._drawn: dict[int, list[tuple[int, _Held]]] = {}
+        self._drawn: dict[int, list[_Held]] = {}
 
     def close(self) -> None:
         """Forget all samples."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk could not take is not needed any more
+            self._file.close()
 
     def add(self, chunk: Chunk) -> None:
         """Take what is drawn of a chunk.
@@ -68,10 +77,12 @@ class Spool:
             self._template = mapped(lambda part: part[:0].clone(), chunk.batch)
             self._row_bytes = sum(_row_bytes(part) for _, part in parts(chunk.batch))
         rows = _as_bytes(chunk.batch)
-        for offset in range(chunk.size):
-            row = self._place(int(chunk.groups[offset]), chunk.start + offset, int(chunk.labels[offset]))
-            if row is not None:
-                self._write(row, rows[offset])
+        with _told():
+            for offset in range(chunk.size):
+                row = self._place(int(chunk.groups[offset]), chunk.start + offset, int(chunk.labels[offset]))
+                if row is not None:
+                    self._file.seek(row * self._row_bytes)
+                    self._file.write(rows[offset].tobytes())
 
     def groups(self, position: NDArray[np.int64], n_groups: int) -> list["SpooledGroup"]:
         """Return the samples of each group, in dataset order.
@@ -81,11 +92,17 @@ class Spool:
         position : int64 array
             Final position of each group, in the order in which chunks numbered them.
         n_groups : int
+
+        Raises
+        ------
+        InputError
+            If the disk is full.
         """
-        self._file.flush()
+        with _told():
+            self._file.flush()
         held: list[list[_Held]] = [[] for _ in range(n_groups)]
         for group, drawn in self._drawn.items():
-            held[int(position[group])] = sorted((sample for _, sample in drawn), key=lambda sample: sample.index)
+            held[int(position[group])] = sorted(drawn, key=lambda sample: sample.index)
         return [SpooledGroup(self, samples) for samples in held]
 
     def read(self, rows: list[int]) -> Sample:
@@ -101,38 +118,23 @@ class Spool:
         def cut(part: Tensor) -> Tensor:
             nonlocal start
             stop = start + _row_bytes(part)
-            block = torch.from_numpy(raw[:, start:stop].copy())
+            block = part.new_empty((len(rows), *part.shape[1:]))
+            block.view(-1).view(torch.uint8).copy_(torch.from_numpy(raw[:, start:stop].flatten()))
             start = stop
-            return block.view(part.dtype).reshape(len(rows), *part.shape[1:])
+            return block
 
         return mapped(cut, self._template)
 
     def _place(self, group: int, index: int, label: int) -> int | None:
         """Return the row for a sample; None if it is not drawn."""
-        drawn = self._drawn.setdefault(group, [])
+        drawn, rank = self._drawn.setdefault(group, []), -_key(self._seed, index)
         if self._most is None or len(drawn) < self._most:
-            held = _Held(index, label, self._rows)
+            heapq.heappush(drawn, _Held(rank, index, label, self._rows))
             self._rows += 1
-        elif -_key(self._seed, index) < drawn[0][0]:
+            return self._rows - 1
+        if rank < drawn[0].rank:
             return None
-        else:
-            held = _Held(index, label, drawn[0][1].row)
-        entry = (-_key(self._seed, index), held)
-        if held.row == self._rows - 1 and len(drawn) != self._most:
-            heapq.heappush(drawn, entry)
-        else:
-            heapq.heapreplace(drawn, entry)
-        return held.row
-
-    def _write(self, row: int, content: NDArray[np.uint8]) -> None:
-        try:
-            self._file.seek(row * self._row_bytes)
-            self._file.write(content.tobytes())
-        except OSError as error:
-            raise InputError(
-                f"cannot keep the samples in {tempfile.gettempdir()} while curvature is measured: "
-                f"{error.strerror or error}; --qfair-curvature-samples keeps fewer, and TMPDIR names another folder"
-            ) from error
+        return heapq.heapreplace(drawn, _Held(rank, index, label, drawn[0].row)).row
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +164,19 @@ def _row_bytes(part: Tensor) -> int:
 
 
 def _as_bytes(batch: Sample) -> NDArray[np.uint8]:
-    columns = [part.contiguous().reshape(len(part), -1).view(torch.uint8).numpy() for _, part in parts(batch)]
+    columns = [
+        part.reshape(-1).view(torch.uint8).reshape(len(part), _row_bytes(part)).numpy() for _, part in parts(batch)
+    ]
     return np.concatenate(columns, axis=1)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say how to cure what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot keep the samples in {tempfile.tempdir or 'a temporary folder'} while curvature is measured: "
+            f"{error.strerror or error}; --qfair-curvature-samples keeps fewer, and TMPDIR names another folder"
+        ) from error

@@ -34,6 +34,18 @@ def test_anything_else_is_refused_with_what_was_given(given):
     assert repr(given) in str(caught.value)
 
 
+@pytest.mark.parametrize("given", ["1e-99999999", "int4=0e99999999", "0e-1001", f"0.{'1' * 1001}"])
+def test_a_limit_that_would_take_hours_as_a_fraction_is_refused(given):
+    with pytest.raises(OptionError) as caught:
+        Limit.parse(given, FVO)
+    assert str(caught.value) == f"max_fvo is {given!r}: a limit has at most 1,000 decimals"
+
+
+@pytest.mark.parametrize("given", [5e-324, "1e-1000", f"0.{'1' * 1000}"])
+def test_every_float_is_a_limit(given):
+    assert Limit.parse(given, FVO).bound("int8") == Decimal(str(given))
+
+
 @pytest.mark.parametrize(("given", "part"), [("0.1,0.2", "all precisions twice"), ("4=0.1,int4=0.2", "int4 twice")])
 def test_the_same_limit_twice_is_refused(given, part):
     with pytest.raises(OptionError, match=part):

@@ -65,12 +65,13 @@ def test_vectors_take_a_quarter_of_the_memory_or_are_few():
 def test_what_is_asked_for_is_enough(point):
     told = refusal(point, 3 * MIB // 2)
     message = (
-        r"measuring curvature of this model takes ([\d,]+) MiB for one sample, and "
-        r"--qfair-curvature-memory allows 1 MiB: allow more"
+        r"measuring curvature of this model takes ([\d,]+) ([KM])iB for one sample, and "
+        r"--qfair-curvature-memory allows 1,536 KiB: allow more"
     )
-    asked = int(re.fullmatch(message, told)[1])
-    assert plan(point, IMAGES, asked * MIB, 0).chunk >= 1
-    assert refusal(point, (asked - 1) * MIB) == told.replace("allows 1 MiB", f"allows {asked - 1} MiB")
+    number, letter = re.fullmatch(message, told).groups()
+    asked, unit = int(number.replace(",", "")), {"K": 2**10, "M": MIB}[letter]
+    assert plan(point, IMAGES, asked * unit, 0).chunk >= 1
+    assert refusal(point, (asked - 1) * unit).partition(", and ")[0] == told.partition(", and ")[0]
 
 
 @POINTS
