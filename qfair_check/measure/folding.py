@@ -1,12 +1,13 @@
 """Derivatives through a folded BatchNorm: what a loss says of a convolution's folded weights, said of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 Named = Mapping[str, Tensor]
+Parts = Iterator[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +35,24 @@ class Pair:
             bias += direction[self.shift]
         return tangent * _rows(factor, weight) + weight * _rows(bend, weight), bias
 
-    def pull(self, values: Named, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-        """Return the gradient in the parameters, given that in W' and b'."""
+    def pull(self, values: Named, weight: Tensor, bias: Tensor) -> Parts:
+        """Return the gradient in each parameter, given that in W' and b'; tied ones come twice."""
         factor = self._factor(values)
-        pulled = {self.weight: weight * _rows(factor, weight), self.bias: bias * factor, self.shift: bias}
         gain = (weight * values[self.weight]).flatten(1).sum(1) + bias * (self._bias(values) - self.mean)
-        return _present(pulled | {self.gain: gain / self.deviation})
+        yield self.weight, weight * _rows(factor, weight)
+        yield self.bias, bias * factor
+        yield self.gain, gain / self.deviation
+        yield self.shift, bias
 
-    def bend(self, direction: Named, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-        """Return how the gradient in the parameters changes along a direction while that in W' and b' is constant."""
+    def bend(self, direction: Named, weight: Tensor, bias: Tensor) -> Parts:
+        """Return how the gradient in each parameter changes along a direction while that in W' and b' is constant."""
         slope = self._slope(direction)
         gain = (weight * direction[self.weight]).flatten(1).sum(1)
         if self.bias:
             gain = gain + bias * direction[self.bias]
-        return _present(
-            {self.weight: weight * _rows(slope, weight), self.bias: bias * slope, self.gain: gain / self.deviation}
-        )
+        yield self.weight, weight * _rows(slope, weight)
+        yield self.bias, bias * slope
+        yield self.gain, gain / self.deviation
 
     def _factor(self, values: Named) -> Tensor:
         return values[self.gain] / self.deviation if self.gain else 1 / self.deviation
@@ -124,8 +127,7 @@ class Folding:
     def pull(self, gradient: Named) -> dict[str, Tensor]:
         """Return Jᵀ u for u by name of the copy's parameter."""
         pulled: dict[str, Tensor] = {}
-        for leaf, name in self.plain.items():
-            _add(pulled, {name: gradient[leaf]})
+        _add(pulled, ((name, gradient[leaf]) for leaf, name in self.plain.items()))
         for convolution, pair in self.pairs.items():
             weight, bias = _names(convolution)
             _add(pulled, pair.pull(self.values, gradient[weight], gradient[bias]))
@@ -148,10 +150,7 @@ def _rows(factors: Tensor, like: Tensor) -> Tensor:
     return factors.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _present(parts: Named) -> dict[str, Tensor]:
-    return {name: part for name, part in parts.items() if name}
-
-
-def _add(whole: dict[str, Tensor], parts: Named) -> None:
-    for name, part in parts.items():
-        whole[name] = whole[name] + part if name in whole else part
+def _add(whole: dict[str, Tensor], parts: Parts) -> None:
+    for name, part in parts:
+        if name:
+            whole[name] = whole[name] + part if name in whole else part

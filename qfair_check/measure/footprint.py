@@ -66,8 +66,8 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
     if memory < needed:
         raise OptionError(
-            f"measuring curvature of this model takes {_size(needed, ceil)} for one sample, and --qfair-curvature-memory "
-            f"allows {_size(memory, floor)}: allow more"
+            f"measuring curvature of this model takes {_size(needed, ceil)} for one sample, and "
+            f"--qfair-curvature-memory allows {_size(memory, floor)}: allow more"
         )
     more = int(min(memory / 4 / vector - LEAST_VECTORS, (memory - needed) / vector, MOST_VECTORS - LEAST_VECTORS))
     vectors = LEAST_VECTORS + max(more, 0)

@@ -20,7 +20,7 @@ X = torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (N,), generator=torch.Generator().manual_seed(2))
 PLAN = Plan(12, 32, 0)
 KEPT = Plan(12, 32, 4)
-CURE = "): write it with operations of torch, for the audit at least"
+CURE = "): write it with others that can be, for the audit at least"
 TWICE = "the Hessian needs operations that torch can differentiate twice, and one cannot be ("
 
 

@@ -35,10 +35,17 @@ def refusal(point, memory):
     return str(raised.value)
 
 
+def asked_for(told):
+    """Return the bytes that a refusal asks for, and how exactly it says so."""
+    number, letter = re.search(r"takes ([\d,]+) ([KM])iB", told).groups()
+    unit = {"K": 2**10, "M": MIB}[letter]
+    return int(number.replace(",", "")) * unit, unit
+
+
 def from_least(point):
     """Return plans from the least memory on, a fifth more each time."""
-    least = int(re.search(r"takes ([\d,]+) MiB", refusal(point, 1))[1])
-    return [plan(point, IMAGES, int(MIB * least * 1.2**step), 0) for step in range(30)]
+    least, _ = asked_for(refusal(point, 1))
+    return [plan(point, IMAGES, int(least * 1.2**step), 0) for step in range(30)]
 
 
 @POINTS
@@ -65,13 +72,13 @@ def test_vectors_take_a_quarter_of_the_memory_or_are_few():
 def test_what_is_asked_for_is_enough(point):
     told = refusal(point, 3 * MIB // 2)
     message = (
-        r"measuring curvature of this model takes ([\d,]+) ([KM])iB for one sample, and "
+        r"measuring curvature of this model takes [\d,]+ [KM]iB for one sample, and "
         r"--qfair-curvature-memory allows 1,536 KiB: allow more"
     )
-    number, letter = re.fullmatch(message, told).groups()
-    asked, unit = int(number.replace(",", "")), {"K": 2**10, "M": MIB}[letter]
-    assert plan(point, IMAGES, asked * unit, 0).chunk >= 1
-    assert refusal(point, (asked - 1) * unit).partition(", and ")[0] == told.partition(", and ")[0]
+    assert re.fullmatch(message, told)
+    asked, unit = asked_for(told)
+    assert plan(point, IMAGES, asked, 0).chunk >= 1
+    assert refusal(point, asked - unit).partition(", and ")[0] == told.partition(", and ")[0]
 
 
 @POINTS
