@@ -13,6 +13,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,26 +104,51 @@ def given(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     return given_model(options), x, y
 
 
+class Block(nn.Module):
+    """Two convolutions beside a third, as in a residual network, at half the resolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.beside = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features."""
+        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + self.beside(x))
+
+
 def made_up() -> tuple[nn.Module, Tensor, Tensor]:
-    """Return noisy images of 32×32 in five classes of unlike size, and a small convolutional net that learnt others."""
+    """Return noisy images of 32×32 in five classes of unlike size, and a residual net that was trained on others."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randn(len(SIZES), 3, 32, 32, generator=generator)
+    shares = torch.tensor(SIZES, dtype=torch.float)
 
     def drawn(labels: Tensor) -> Tensor:
-        return 0.12 * pictures[labels] + torch.randn(len(labels), 3, 32, 32, generator=generator)
+        return 0.1 * pictures[labels] + torch.randn(len(labels), 3, 32, 32, generator=generator)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, len(SIZES)))
-        optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-        shares = torch.tensor(SIZES, dtype=torch.float)
-        for _ in range(60):
-            labels = torch.multinomial(shares, 64, replacement=True, generator=generator)
+        net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            Block(16, 32),
+            Block(32, 64),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, len(SIZES)),
+        )
+        seen = torch.multinomial(shares, 1500, replacement=True, generator=generator)
+        images = drawn(seen)
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+        for _ in range(400):
+            batch = torch.randint(len(seen), (64,), generator=generator)
             optimizer.zero_grad()
-            cross_entropy(net(drawn(labels)), labels).backward()
+            cross_entropy(net(images[batch]), seen[batch]).backward()
             optimizer.step()
     y = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(SIZES))
     y = y[torch.randperm(len(y), generator=generator)]
@@ -185,8 +211,6 @@ def warm_up(module: nn.Module, faster: SpeedUp, task: Task) -> None:
 
 def by_pyhessian(module: nn.Module, loader: list[tuple[Tensor, Tensor]], most: int = 100) -> tuple[float, int]:
     """Return the value, and how often it went through the loader for a product."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = hessian(module, nn.CrossEntropyLoss(), dataloader=loader, cuda=False)
@@ -227,8 +251,11 @@ def gradient_norms(task: Task, rounds: int) -> tuple[dict[str, float], Any]:
 
     def norms() -> list[float]:
         point = Point(net, names, faster)
-        losses = (GroupLoss(point, lambda group=group: group.batches(CHUNK), len(group)) for group in groups)
-        return [float(loss.gradient.norm()) for loss in losses]
+        return [norm_of(point, group) for group in groups]
+
+    def norm_of(point: Point, group: SpooledGroup) -> float:
+        loss = GroupLoss(point, lambda: group.batches(CHUNK), len(group), twice=False)
+        return float(loss.gradient.norm())
 
     found = side_by_side(rounds, plain=plain, norms=norms)
     spool.close()

@@ -1,5 +1,6 @@
 """Gradient norm and lambda_max of one group at one point."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -110,7 +111,8 @@ def _by_pyhessian(
         for _, batch, labels in group.batches(plan.chunk):
             yield point.placed(batch), labels.to(point.device)
 
-    found = pyhessian_eigenvalue(point.module, list(point.values), batches, seed)
+    placed = copy.deepcopy(point.module).to(point.device)
+    found = pyhessian_eigenvalue(placed, list(point.values), batches, seed)
     residual = float(torch.linalg.vector_norm(loss.product(found.vector) - found.value * found.vector))
     measured = replace(known, hvps=found.hvps + 1)
     reason = why_not_lambda_max(found.value)

@@ -64,7 +64,7 @@ class Pair:
         return values[self.bias] if self.bias else torch.zeros_like(self.mean)
 
 
-def pairs_of(module: nn.Module, folds: Sequence[tuple[str, str]]) -> dict[str, Pair]:
+def pairs_of(module: nn.Module, folds: Sequence[tuple[str, str]], device: torch.device) -> dict[str, Pair]:
     """Return, by name of the convolution, the tensors of a module that folding joins; a tied one has its first name.
 
     Parameters
@@ -73,6 +73,8 @@ def pairs_of(module: nn.Module, folds: Sequence[tuple[str, str]]) -> dict[str, P
         As it was before folding.
     folds : sequence of (str, str)
         Names of convolutions and of their BatchNorm, as in `SpeedUp`.
+    device : torch.device
+        Where the statistics go.
     """
     first = {id(value): name for name, value in module.named_parameters()}
 
@@ -88,8 +90,8 @@ def pairs_of(module: nn.Module, folds: Sequence[tuple[str, str]]) -> dict[str, P
             named(conv, "bias"),
             named(bn, "weight"),
             named(bn, "bias"),
-            bn.get_buffer("running_mean").detach(),
-            torch.sqrt(bn.get_buffer("running_var").detach() + float(bn.eps)),  # type: ignore[arg-type]
+            bn.get_buffer("running_mean").detach().to(device),
+            torch.sqrt(bn.get_buffer("running_var").detach() + float(bn.eps)).to(device),  # type: ignore[arg-type]
         )
     return made
 

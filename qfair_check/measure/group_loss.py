@@ -31,17 +31,12 @@ class Point:
     Parameters
     ----------
     module : torch.nn.Module
-        In eval mode, float32 or float64. It is left as it is.
+        In eval mode, float32 or float64. It is left as it is, and must stay so while the point is used.
     names : sequence of str
         The parameters that count, tied ones once under their first name; the loss is a function of these.
     faster : SpeedUp
         What makes a copy of the module faster; BatchNorm is folded only where all parameters count.
     device : torch.device
-
-    Attributes
-    ----------
-    module : torch.nn.Module
-        A plain copy on the device.
     """
 
     def __init__(
@@ -53,15 +48,14 @@ class Point:
     ) -> None:
         every = dict(module.named_parameters())
         folds = faster.folds if len(names) == len(every) else ()
-        own = copy.deepcopy(module).to(device)
-        self.module = own
+        self.module = module
         self.device = device
-        self.values = {name: value.detach() for name, value in own.named_parameters() if name in set(names)}
-        pairs = pairs_of(own, folds)
-        self._module = SpeedUp(folds, faster.lays_out)(copy.deepcopy(own))
+        self.values = {name: value.detach().to(device) for name, value in every.items() if name in set(names)}
+        pairs = pairs_of(module, folds, device)
+        self._module = SpeedUp(folds, faster.lays_out)(copy.deepcopy(module)).to(device)
         joined = {name for convolution in pairs for name in (f"{convolution}.weight", f"{convolution}.bias")}
-        first = {id(value): name for name, value in own.named_parameters()}
-        known = {name: first[id(value)] for name, value in own.named_parameters(remove_duplicate=False)}
+        first = {id(value): name for name, value in every.items()}
+        known = {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
         self._leaves: dict[str, nn.Parameter] = {}
         for name, parameter in self._module.named_parameters():
             is_leaf = name in joined or known[name] in self.values
