@@ -9,26 +9,21 @@ residual is 1e-6. `gradient_ratio` is the gradient norms of all groups at fp32 /
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from curvature_peak import BITS, Task, peak_bytes
 from pyhessian import hessian
 from sweep import add_given, given_data, given_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from user_loop import circumstances, side_by_side
 
-from qfair_check.inputs.data import GroupedData, as_samples
-from qfair_check.measure.backward_pass import BackwardPass
 from qfair_check.measure.chunks import CHUNK, chunks
 from qfair_check.measure.curvature import measure_group
 from qfair_check.measure.curvature_options import CurvatureOptions
@@ -39,24 +34,7 @@ from qfair_check.measure.lanczos import top_eigenvalue
 from qfair_check.measure.spool import Spool, SpooledGroup
 from qfair_check.quantize.model import quantize_model
 
-BITS = (32, 8, 4, 2)
-SIZES = (180, 110, 80, 64, 40)
 METHODS = ("pyhessian", "lanczos")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A model, samples whose class is their group, and the memory that an audit may take."""
-
-    module: nn.Module
-    x: Tensor
-    y: Tensor
-    memory: int
-
-    @property
-    def data(self) -> GroupedData:
-        """The samples as an audit takes them."""
-        return as_samples((self.x.numpy(), self.y.numpy()))
 
 
 def main() -> None:
@@ -65,10 +43,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="of each group of given data, the first ones; all by default")
     parser.add_argument("--memory", default="2GiB", help="what --qfair-curvature-memory allows")
     parser.add_argument("--rounds", type=int, default=5, help="of the gradient norms")
+    parser.add_argument("--sizes", type=_sizes, default=(180, 110, 80, 64, 40), help="of made-up groups")
+    parser.add_argument("--steps", type=int, default=400, help="of training on made-up data")
     add_given(parser)
     options = parser.parse_args()
 
-    module, x, y = given(options) if options.model else made_up()
+    module, x, y = given(options) if options.model else made_up(options.sizes, options.steps)
     task = Task(module, x, y, CurvatureOptions.of(memory=options.memory).memory)
     with torch.random.fork_rng():
         seconds, errors, products = eigenvalues(task)
@@ -121,11 +101,15 @@ class Block(nn.Module):
         return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + self.beside(x))
 
 
-def made_up() -> tuple[nn.Module, Tensor, Tensor]:
-    """Return noisy images of 32×32 in five classes of unlike size, and a residual net that was trained on others."""
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def made_up(sizes: tuple[int, ...], steps: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return noisy images of 32×32 in classes of unlike size, and a residual net that was trained on others."""
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(len(SIZES), 3, 32, 32, generator=generator)
-    shares = torch.tensor(SIZES, dtype=torch.float)
+    pictures = torch.randn(len(sizes), 3, 32, 32, generator=generator)
+    shares = torch.tensor(sizes, dtype=torch.float)
 
     def drawn(labels: Tensor) -> Tensor:
         return 0.1 * pictures[labels] + torch.randn(len(labels), 3, 32, 32, generator=generator)
@@ -140,17 +124,17 @@ def made_up() -> tuple[nn.Module, Tensor, Tensor]:
             Block(32, 64),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(64, len(SIZES)),
+            nn.Linear(64, len(sizes)),
         )
         seen = torch.multinomial(shares, 1500, replacement=True, generator=generator)
         images = drawn(seen)
         optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
-        for _ in range(400):
+        for _ in range(steps):
             batch = torch.randint(len(seen), (64,), generator=generator)
             optimizer.zero_grad()
             cross_entropy(net(images[batch]), seen[batch]).backward()
             optimizer.step()
-    y = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(SIZES))
+    y = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     y = y[torch.randperm(len(y), generator=generator)]
     return net.eval(), drawn(y), y
 
@@ -260,36 +244,6 @@ def gradient_norms(task: Task, rounds: int) -> tuple[dict[str, float], Any]:
     found = side_by_side(rounds, plain=plain, norms=norms)
     spool.close()
     return found
-
-
-def peak_bytes(task: Task) -> int:
-    """Return what measuring curvature adds to the largest resident memory of a process that holds model and data."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_peak, args=(task, torch.get_num_threads(), sender))
-    child.start()
-    child.join()
-    return int(receiver.recv())
-
-
-def _measure_peak(task: Task, threads: int, sender: Any) -> None:
-    torch.set_num_threads(threads)
-    subjects = []
-    for bits in BITS:
-        quantized = quantize_model(task.module, bits)
-        subjects.append((quantized.module, tuple(layer.name for layer in quantized.layers)))
-    base = subjects[0][0]
-    faster = speed_up(base, task.x[:CHUNK])
-    cross_entropy(base(task.x[:2]), task.y[:2]).backward()
-    base.zero_grad(set_to_none=True)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    options = CurvatureOptions(memory=task.memory)
-    with BackwardPass(subjects, task.x[:CHUNK], options, faster=faster, device=torch.device("cpu"), seed=0) as backward:
-        roster = task.data.roster()
-        for chunk in chunks(task.data, roster, batch_size=CHUNK, workers=0, seed=0):
-            backward.keep(chunk)
-        backward.measure(roster.finish()[1], len(task.data.group_names))
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 
 
 if __name__ == "__main__":

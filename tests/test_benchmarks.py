@@ -33,7 +33,7 @@ def ran(tmp_path, monkeypatch, capsys):
         return found
 
     yield run
-    for name in ("images", "sweep", "user_loop", "versions"):
+    for name in ("curvature_peak", "images", "sweep", "user_loop", "versions"):
         sys.modules.pop(name, None)
 
 
@@ -103,3 +103,14 @@ def test_import_cost(ran):
     assert found["added_ms"] == pytest.approx(found["ms"]["with"] - found["ms"]["without"], abs=0.2)
     assert "qfair_check" in found["added_modules"]
     assert found["heavy"] == []
+
+
+def test_curvature(ran):
+    found = ran("curvature", "--sizes", "9,7", "--steps", 3, "--rounds", 1)
+    seconds = found["seconds"]
+    assert found["speedup"] == pytest.approx(seconds["pyhessian"] / seconds["lanczos"], rel=0.2)
+    assert found["gradient_ratio"] == pytest.approx(seconds["norms"] / seconds["plain"], rel=0.3)
+    assert 0 < found["peak_mb"] < found["bound_mb"] == 2048
+    assert found["error"]["lanczos"]["largest"] < 0.01
+    assert [len(counts) for counts in found["hvps"].values()] == [8, 8]
+    assert (found["samples"], found["input"]) == ([9, 7], [3, 32, 32])
