@@ -147,7 +147,7 @@ class BackwardPass:
         return found
 
     def _planned(self, batch: Sample) -> Plan:
-        point = self._point(self._subjects[0][0], self._trained)
+        point = self._point(self._subjects[0][0], self._every)  # an account differentiates in frozen ones too
         extra = 2 * (len(self._subjects) - 1)  # a copy of the model, and how far it is from fp32
         try:
             return plan(point, batch, self._options.memory, extra)
@@ -174,6 +174,7 @@ class BackwardPass:
         told: list[Parts | str] = []
         try:
             if not is_trained:
+                del loss  # with the graphs that it keeps
                 with model_errors():
                     point = self._point(self._subjects[0][0], self._every)
                     loss = GroupLoss(point, lambda: group.batches(self._plan.chunk), len(group))

@@ -18,6 +18,7 @@ from qfair_check import audit
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.model import read_model
 from qfair_check.inputs.options import ModelOptions
+from qfair_check.measure.chunks import CHUNK
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.footprint import Plan
 from qfair_check.quantize.allocation import Allocation
@@ -203,6 +204,17 @@ def test_too_little_memory_is_told_before_any_further_sample_is_read():
     assert all(group.converged for group in enough.fp32.curvature)
     with pytest.raises(OptionError, match="allow more"):
         curved(mlp(), (FLAT, Y, GROUP), options=CurvatureOptions(memory=(needed - 1) * 2**10))
+
+
+def test_frozen_layers_leave_no_less_memory_to_their_account():
+    """The gradient of the head alone needs nothing of the layers before it; the account differentiates in all."""
+    head = conv_net()
+    head[:2].requires_grad_(False)
+    chunks = [
+        curved(net, (IMAGES, Y, GROUP), options=CurvatureOptions(20, 200_000)).settings.curvature.chunk
+        for net in (head, conv_net())
+    ]
+    assert chunks[0] == chunks[1] < CHUNK
 
 
 def test_a_full_disk_is_told(monkeypatch):
