@@ -254,6 +254,20 @@ def test_a_subsample_depends_on_the_seed_and_is_said(made):
     assert other.fp32.groups == made.fp32.groups
 
 
+def test_a_model_that_draws_depends_on_the_seed_alone():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            return self.net(nn.functional.dropout(x, training=True))
+
+    one, again, other = (curved(Drops(), (FLAT, Y, GROUP), [32], seed=seed) for seed in (0, 0, 1))
+    assert by_precision(one) == by_precision(again)
+    assert one.fp32.curvature[0].loss != other.fp32.curvature[0].loss
+
+
 def test_a_plain_callable_says_why_it_has_none():
     made = curved(lambda x: x[:, :3], (FLAT, Y, GROUP), [32])
     reason = "the model is a plain callable, and has no gradients"
