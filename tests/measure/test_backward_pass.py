@@ -19,6 +19,7 @@ from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.model import read_model
 from qfair_check.inputs.options import ModelOptions
 from qfair_check.measure.chunks import CHUNK
+from qfair_check.measure.curvature import measure_group
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.footprint import Plan
 from qfair_check.quantize.allocation import Allocation
@@ -215,6 +216,22 @@ def test_frozen_layers_leave_no_less_memory_to_their_account():
         for net in (head, conv_net())
     ]
     assert chunks[0] == chunks[1] < CHUNK
+
+
+def test_pyhessian_has_the_memory_for_itself(monkeypatch):
+    """Graphs that stay between products would come on top of its own, which are of the module without folding."""
+    plans = []
+
+    def seen(point, group, plan, **how):
+        plans.append(plan)
+        return measure_group(point, group, plan, **how)
+
+    monkeypatch.setattr("qfair_check.measure.backward_pass.measure_group", seen)
+    curved(conv_net(), (IMAGES, Y, GROUP), [32], CurvatureOptions(20))
+    assert {plan.kept > 0 for plan in plans} == {True}
+    plans.clear()
+    curved(conv_net(), (IMAGES, Y, GROUP), [32], CurvatureOptions(20, method="pyhessian"))
+    assert {plan.kept for plan in plans} == {0}
 
 
 def test_a_full_disk_is_told(monkeypatch):
