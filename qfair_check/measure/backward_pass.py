@@ -12,9 +12,9 @@ from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import MeasureError, OptionError
 from qfair_check.inputs.sample import Sample
 from qfair_check.measure.chunks import Chunk
-from qfair_check.measure.curvature import measure_group, model_errors, undefined_group
+from qfair_check.measure.curvature import LANCZOS, measure_group, model_errors, undefined_group
 from qfair_check.measure.curvature_options import CurvatureOptions
-from qfair_check.measure.fast import SpeedUp
+from qfair_check.measure.fast import AS_IT_IS, SpeedUp
 from qfair_check.measure.footprint import LEAST_VECTORS, Plan, plan
 from qfair_check.measure.group_loss import GroupLoss, Point
 from qfair_check.measure.lanczos import TOLERANCE
@@ -73,7 +73,7 @@ class BackwardPass:
     ) -> None:
         self._subjects = subjects
         self._options = options
-        self._faster = faster
+        self._faster = faster if options.method == LANCZOS else AS_IT_IS  # PyHessian runs the module as it is
         self._device = device
         self._seed = seed
         parameters = dict(subjects[0][0].named_parameters()) if subjects else {}
@@ -147,14 +147,15 @@ class BackwardPass:
         return found
 
     def _planned(self, batch: Sample) -> Plan:
-        point = self._point(self._subjects[0][0], self._trained)
+        point = self._point(self._subjects[0][0], self._every)  # an account differentiates in frozen ones too
         extra = 2 * (len(self._subjects) - 1)  # a copy of the model, and how far it is from fp32
         try:
-            return plan(point, batch, self._options.memory, extra)
+            made = plan(point, batch, self._options.memory, extra)
         except OptionError:
             raise
         except (Exception, SystemExit):  # the user's model may raise anything, and will say so for every group
             return _SMALLEST
+        return made if self._options.method == LANCZOS else replace(made, kept=0)  # PyHessian makes graphs of its own
 
     def _point(self, module: nn.Module, names: Iterable[str]) -> Point:
         return Point(module, list(names), self._faster, self._device)
@@ -174,6 +175,7 @@ class BackwardPass:
         told: list[Parts | str] = []
         try:
             if not is_trained:
+                del loss  # with the graphs that it keeps
                 with model_errors():
                     point = self._point(self._subjects[0][0], self._every)
                     loss = GroupLoss(point, lambda: group.batches(self._plan.chunk), len(group))

@@ -40,7 +40,7 @@ class Spool:
     most : int or None
         Samples of each group.
     seed : int
-        Of the draw.
+        Of the draw, and of models that draw.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class Spool:
 
     def __init__(self, most: int | None, seed: int) -> None:
         self._most = most
-        self._seed = seed
+        self.seed = seed
         with _told():
             self._file: IO[bytes] = tempfile.TemporaryFile(prefix="qfair-")  # noqa: SIM115 (`close` does)
         self._template: Sample | None = None
@@ -127,7 +127,7 @@ class Spool:
 
     def _place(self, group: int, index: int, label: int) -> int | None:
         """Return the row for a sample; None if it is not drawn."""
-        drawn, rank = self._drawn.setdefault(group, []), -_key(self._seed, index)
+        drawn, rank = self._drawn.setdefault(group, []), -_key(self.seed, index)
         if self._most is None or len(drawn) < self._most:
             heapq.heappush(drawn, _Held(rank, index, label, self._rows))
             self._rows += 1
@@ -148,11 +148,11 @@ class SpooledGroup:
         return len(self.samples)
 
     def batches(self, chunk: int) -> Iterator[tuple[int, Sample, Tensor]]:
-        """Yield the position of the first sample, inputs and classes, `chunk` samples at a time."""
+        """Yield the seed for a model that draws, inputs and classes, `chunk` samples at a time."""
         for start in range(0, len(self.samples), chunk):
             held = self.samples[start : start + chunk]
             labels = torch.tensor([sample.label for sample in held])
-            yield held[0].index, self.spool.read([sample.row for sample in held]), labels
+            yield self.spool.seed + held[0].index, self.spool.read([sample.row for sample in held]), labels
 
 
 def _key(seed: int, index: int) -> int:

@@ -18,6 +18,8 @@ from qfair_check import audit
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.model import read_model
 from qfair_check.inputs.options import ModelOptions
+from qfair_check.measure.chunks import CHUNK
+from qfair_check.measure.curvature import measure_group
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.footprint import Plan
 from qfair_check.quantize.allocation import Allocation
@@ -205,6 +207,33 @@ def test_too_little_memory_is_told_before_any_further_sample_is_read():
         curved(mlp(), (FLAT, Y, GROUP), options=CurvatureOptions(memory=(needed - 1) * 2**10))
 
 
+def test_frozen_layers_leave_no_less_memory_to_their_account():
+    """The gradient of the head alone needs nothing of the layers before it; the account differentiates in all."""
+    head = conv_net()
+    head[:2].requires_grad_(False)
+    chunks = [
+        curved(net, (IMAGES, Y, GROUP), options=CurvatureOptions(20, 200_000)).settings.curvature.chunk
+        for net in (head, conv_net())
+    ]
+    assert chunks[0] == chunks[1] < CHUNK
+
+
+def test_pyhessian_has_the_memory_for_itself(monkeypatch):
+    """Graphs that stay between products would come on top of its own, which are of the module without folding."""
+    plans = []
+
+    def seen(point, group, plan, **how):
+        plans.append(plan)
+        return measure_group(point, group, plan, **how)
+
+    monkeypatch.setattr("qfair_check.measure.backward_pass.measure_group", seen)
+    curved(conv_net(), (IMAGES, Y, GROUP), [32], CurvatureOptions(20))
+    assert {plan.kept > 0 for plan in plans} == {True}
+    plans.clear()
+    curved(conv_net(), (IMAGES, Y, GROUP), [32], CurvatureOptions(20, method="pyhessian"))
+    assert {plan.kept for plan in plans} == {0}
+
+
 def test_a_full_disk_is_told(monkeypatch):
     full = Path("/dev/full").open("r+b")  # noqa: SIM115 (the audit closes it)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: full)
@@ -240,6 +269,20 @@ def test_a_subsample_depends_on_the_seed_and_is_said(made):
     assert other.fp32.curvature[young].samples == made.fp32.curvature[young].samples == 40
     assert other.fp32.curvature[young].gradient_norm != made.fp32.curvature[young].gradient_norm
     assert other.fp32.groups == made.fp32.groups
+
+
+def test_a_model_that_draws_depends_on_the_seed_alone():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            return self.net(nn.functional.dropout(x, training=True))
+
+    one, again, other = (curved(Drops(), (FLAT, Y, GROUP), [32], seed=seed) for seed in (0, 0, 1))
+    assert by_precision(one) == by_precision(again)
+    assert one.fp32.curvature[0].loss != other.fp32.curvature[0].loss
 
 
 def test_a_plain_callable_says_why_it_has_none():
