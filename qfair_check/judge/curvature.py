@@ -1,11 +1,13 @@
 """Which groups can be judged on their curvature, and why the others cannot."""
 
+import sys
 from fractions import Fraction
 from math import isfinite
 
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.record import Audit, PrecisionResult
 
+_LARGEST = Fraction(sys.float_info.max)
 METRIC_NAMES = {"lambda_max": "λmax", "gradient_norm": "gradient norm"}
 
 Values = dict[int, Fraction]
@@ -45,8 +47,21 @@ def ratios_to_fp32(audit: Audit, result: PrecisionResult, metric: str, least: in
         elif at_fp32:
             reasons.append(f"group {name} at fp32{at_fp32}")
         else:
-            ratios[index] = _exact(result.curvature[index], metric) / _exact(before.curvature[index], metric)
+            ratios[index] = ratio(_exact(result.curvature[index], metric), _exact(before.curvature[index], metric))
     return ratios, tuple(reasons)
+
+
+def ratio(one: Fraction, other: Fraction) -> Fraction:
+    """Return one / other, or the largest float of that sign where no float is as large.
+
+    Examples
+    --------
+    >>> ratio(Fraction(3), Fraction(2))
+    Fraction(3, 2)
+    >>> float(ratio(Fraction(10) ** 200, Fraction(10) ** -200))
+    1.7976931348623157e+308
+    """
+    return max(-_LARGEST, min(one / other, _LARGEST))
 
 
 def _unmeasured(metric: str) -> str:
@@ -67,10 +82,10 @@ def _fault(audit: Audit, result: PrecisionResult, index: int, metric: str, least
         return f": the audit holds no {metric}"
     if not isfinite(value):
         return f": {METRIC_NAMES[metric]} is {value}"
-    if group.samples < total and group.samples < least:
+    if group.samples < least <= total:
         return f" was measured on {group.samples} of its {total} samples, and judging needs {least}"
     if group.samples < least:
-        return f" has {group.samples} samples, and judging needs {least}"
+        return f" has {total} samples, and judging needs {least}"
     if metric == "lambda_max" and not group.converged:
         return f": {_unconverged(audit, group)}"
     return ""
