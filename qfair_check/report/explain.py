@@ -77,7 +77,7 @@ def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     notes = undefined_notes(audit, [result], {"account": "the account"})
     if len(told) > len(shown):
         notes.append(f"note    {len(told) - len(shown)} groups whose loss rises less are not shown")
-    lines = wrapped([*_headlines(result, told, digits), *notes], width)
+    lines = wrapped([*_headlines(result, told, digits, has_own_bits=bool(audit.settings.allocation)), *notes], width)
     if shown:
         lines += ["", *_group_table(shown, digits, width)]
     if shown and result.moved:
@@ -85,7 +85,7 @@ def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     return lines
 
 
-def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int) -> list[str]:
+def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int, *, has_own_bits: bool) -> list[str]:
     name = result.precision
     if not told:
         return [f"{name}: no group has an account of its loss"]
@@ -102,7 +102,12 @@ def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int) -> 
     headline += f" of a predicted {predicted} (measured {measured})"
     if len(told) > 1:
         headline += f"; {_signed(_mean_of_others(told, 0, layer), digits)} on average in the other groups"
-    return [headline, *_most_uneven(result, told, (0, layer), digits), *broken, *_cure(result, layer)]
+    return [
+        headline,
+        *_most_uneven(result, told, (0, layer), digits),
+        *broken,
+        *_cure(result, layer, has_own_bits=has_own_bits),
+    ]
 
 
 def _most_uneven(result: PrecisionResult, told: Sequence[_Group], but: tuple[int, int], digits: int) -> list[str]:
@@ -138,16 +143,18 @@ def _breakdown(told: Sequence[_Group], digits: int) -> list[str]:
     return [f"warning the expansion does not hold here for {whose}: the ranking of layers is a hint at most"]
 
 
-def _cure(result: PrecisionResult, layer: int) -> list[str]:
-    """Return how to keep the layer at more bits; nothing where a layer cannot have its own."""
+def _cure(result: PrecisionResult, layer: int, *, has_own_bits: bool) -> list[str]:
+    """Return how to keep the layer at more bits beside those that have their own; nothing where it cannot have any."""
     name = result.moved[layer]
     bits = {weight.name: weight.bits for weight in result.weights.layers}.get(name)
     if bits is None or not Precision(result.precision).is_integer:
         return []
-    option = f"--layer-bits {shlex.quote(f'{_layer(name)}={_CURE_BITS}')}"
+    option, value = "--layer-bits", f"{_layer(name)}={_CURE_BITS}"
     if bits >= _CURE_BITS:
-        option = f"--exclude {shlex.quote(_layer(name))}"
-    return [f"cure    keep {_titled(name)} at more bits, and audit again: {option}"]
+        option, value = "--exclude", _layer(name)
+    value = shlex.quote(value)
+    told = f"add {value} to {option}" if has_own_bits else f"{option} {value}"
+    return [f"cure    keep {_titled(name)} at more bits, and audit again: {told}"]
 
 
 def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:

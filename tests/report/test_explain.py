@@ -173,6 +173,15 @@ def test_a_layer_at_eight_bits_is_left_out(of):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "told_of"), [("int4", "add layer3.0.conv1=8 to --layer-bits"), ("int8", "add layer3.0.conv1 to --exclude")]
+)
+def test_the_cure_keeps_the_layers_that_have_their_own_bits(of, name, told_of):
+    audit = of(**{name: INT4})
+    audit = replace(audit, settings=replace(audit.settings, allocation="fc=int8"))
+    assert told(audit)[-1] == f"cure    keep layer layer3.0.conv1 at more bits, and audit again: {told_of}"
+
+
 def test_a_tensor_without_bits_of_its_own_has_no_cure(of):
     audit = of(moved=("conv1.weight", "layer3.0.bias", "fc.weight"), int4=INT4)
     assert [line.split()[0] for line in told(audit)] == ["int4:"]
