@@ -22,7 +22,7 @@ def values_by_group(audit: Audit, result: PrecisionResult, metric: str, least: i
         return {}, (_unmeasured(metric),)
     values, reasons = {}, []
     for index, name in enumerate(audit.groups):
-        reason = _fault(audit, result, index, metric, least) or _not_positive(result.curvature[index], metric)
+        reason = _fault(audit, result, index, metric, least) or _no_divisor(audit, result.curvature[index], metric)
         if reason:
             reasons.append(f"group {name}{reason}")
         else:
@@ -41,7 +41,7 @@ def ratios_to_fp32(audit: Audit, result: PrecisionResult, metric: str, least: in
     ratios, reasons = {}, []
     for index, name in enumerate(audit.groups):
         reason = _fault(audit, result, index, metric, least)
-        at_fp32 = _fault(audit, before, index, metric, least) or _not_positive(before.curvature[index], metric)
+        at_fp32 = _fault(audit, before, index, metric, least) or _no_divisor(audit, before.curvature[index], metric)
         if reason:
             reasons.append(f"group {name}{reason}")
         elif at_fp32:
@@ -98,6 +98,10 @@ def _unconverged(audit: Audit, group: GroupCurvature) -> str:
     return f"λmax has not converged, with {residual} after {group.hvps} Hessian-vector products{method}"
 
 
-def _not_positive(group: GroupCurvature, metric: str) -> str:
-    value = getattr(group, metric)
-    return "" if value > 0 else f": {METRIC_NAMES[metric]} is {value:.3g}, and a ratio needs one above 0"
+def _no_divisor(audit: Audit, group: GroupCurvature, metric: str) -> str:
+    value, settings = getattr(group, metric), audit.settings.curvature
+    if value <= 0:
+        return f": {METRIC_NAMES[metric]} is {value:.3g}, and a ratio needs one above 0"
+    if metric == "lambda_max" and settings and (group.residual or 0.0) > settings.tolerance:
+        return f": λmax is {value:.3g} with a residual of {group.residual:.3g}, which is too near 0 to divide by"
+    return ""

@@ -137,7 +137,7 @@ def cure(reasons: Sequence[str]) -> str:
         return "leave this limit out"
     if "not converged" in told and "pyhessian" in told:
         return "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
-    if "not converged" in told or "a ratio needs one above 0" in told:
+    if "not converged" in told or "a ratio needs one above 0" in told or "near 0" in told:
         return "leave this limit out; --qfair-insufficient=warn goes on all the same"
     if "was measured on" in told:
         return (

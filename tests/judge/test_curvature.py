@@ -146,6 +146,16 @@ def test_a_denominator_of_zero_or_less_is_insufficient(build, value, shown):
     assert verdict(build(fine, fine | {"Black": value}), "lambda-max-to-fp32", 1).outcome is PASS
 
 
+def test_an_eigenvalue_that_is_zero_within_its_error_divides_nothing(build):
+    fine, flat = {"White": 4.0, "Black": 5.0, "Others": 6.0}, {"lambda_max": 3e-9, "residual": 0.6}
+    told = "λmax is 3e-09 with a residual of 0.6, which is too near 0 to divide by"
+    found = verdict(build(fine, fine | {"Black": flat}), "lambda-max", 2)
+    assert (found.outcome, found.reasons) == (INSUFFICIENT, (f"group Black: {told}",))
+    found = verdict(build(fine | {"Black": flat}, fine), "lambda-max-to-fp32", 2)
+    assert (found.outcome, found.reasons) == (INSUFFICIENT, (f"group Black at fp32: {told}",))
+    assert verdict(build(fine, fine | {"Black": flat}), "lambda-max-to-fp32", 2).outcome is PASS
+
+
 def test_convergence_is_of_lambda_max_alone(build):
     fine = {"White": 4.0, "Black": 5.0, "Others": 6.0}
     audit = build(fine, fine | {"Black": {"gradient_norm": 5.0, "converged": False}})
