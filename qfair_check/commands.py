@@ -102,7 +102,7 @@ def explain_command(path: str, bits: str | None) -> int:
     results = _quantized(audit, bits)
     if audit.settings.curvature is None:
         raise OptionError(f"{path} holds no curvature: audit the model again with qfair audit ... --curvature")
-    _print(render_explanation(audit, audit.settings.curvature, results, width=_columns()))
+    _print(render_explanation(audit, results, width=_columns()))
     return 0
 
 

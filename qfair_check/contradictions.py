@@ -126,7 +126,7 @@ def _in_curvature(result: PrecisionResult, audit: Audit) -> str | None:
         return f"curvature is of {len(result.curvature)} groups, not {len(audit.groups)}"
     for group, measures in zip(result.curvature, result.groups, strict=True):
         drawn = measures.samples if settings.samples is None else min(settings.samples, measures.samples)
-        if group.samples > drawn:
+        if group.samples != drawn:
             return f"curvature is of {group.samples} samples, and {drawn} were drawn"
         problem = _in_group_curvature(group, result)
         if problem:

@@ -11,9 +11,11 @@ from _pytest._io import TerminalWriter
 
 from qfair_check.errors import FairnessError, QFairError
 from qfair_check.judge.assertions import InsufficientDataWarning
-from qfair_check.judge.text import describe
+from qfair_check.judge.checks import CHECKS
+from qfair_check.judge.text import describe, is_of_subsample
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.plugin_options import lookup
+from qfair_check.record import Audit
 
 if TYPE_CHECKING:
     from qfair_check.gate import Gate
@@ -75,7 +77,7 @@ class GateItem(pytest.Item):
         """Judge the audit; a broken limit raises."""
         verdict = self._gate.verdict(self._check, self._precision)
         if lookup(self.config)("junit_properties") != "off":
-            self.user_properties += _properties(verdict)
+            self.user_properties += _properties(verdict, self._gate.audit)
         insufficient = self._gate.judging.insufficient
         text = describe(verdict, self._gate.audit)
         if verdict.outcome is Outcome.FAIL or (verdict.outcome is Outcome.INSUFFICIENT and insufficient == "fail"):
@@ -109,12 +111,15 @@ class VerdictText(TerminalRepr):
             tw.line(line)
 
 
-def _properties(verdict: Verdict) -> list[tuple[str, object]]:
+def _properties(verdict: Verdict, audit: Audit) -> list[tuple[str, object]]:
     measured = "" if verdict.measured is None else float(verdict.measured)
+    is_ratio = bool(CHECKS[verdict.check].ratio_of)
+    subsample = [("qfair_subsample", "yes")] if is_ratio and is_of_subsample(verdict, audit) else []
     return [
         ("qfair_check", verdict.check),
         ("qfair_precision", verdict.precision),
         ("qfair_limit", str(verdict.limit)),
         ("qfair_measured", measured),
         ("qfair_outcome", str(verdict.outcome)),
+        *subsample,
     ]

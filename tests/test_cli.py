@@ -335,7 +335,10 @@ def test_audit_with_curvature_and_then_explain(tmp_path, monkeypatch, capsys):
     worst = max(range(10), key=lambda index: audit.at(4).curvature[index].account.measured)
     account = audit.at(4).curvature[worst].account
     layer = audit.at(4).moved[max(range(3), key=account.by_tensor.__getitem__)].removesuffix(".weight")
-    assert f"\nint4: {layer} costs {audit.groups[worst]} most: +{max(account.by_tensor):.3f} of a predicted " in text
+    assert (
+        f"\nint4: layer {layer} costs group {audit.groups[worst]} most: +{max(account.by_tensor):.3f} of a predicted "
+        in text
+    )
     assert main(["explain", "a.json", "--bits", "2"]) == 4
 
 

@@ -68,6 +68,7 @@ EDITS = {
     "a group too few": (INT4, [], "int4: curvature is of 0 groups, not 2"),
     "no settings": (["settings", "curvature"], None, "fp32: no settings say how curvature was measured"),
     "more than the group has": ([*FP32, 1, "samples"], 41, "fp32: curvature is of 41 samples, and 30 were drawn"),
+    "fewer than were drawn": ([*FP32, 1, "samples"], 29, "fp32: curvature is of 29 samples, and 30 were drawn"),
     "more than were drawn": (["settings", "curvature", "samples"], 29, "is of 30 samples, and 29 were drawn"),
     "a reason": ([*INT4, 0, "undefined"], {"lambda_max": "?"}, "int4: lambda_max of the curvature has a value and is"),
     "a loss": ([*INT4, 0, "loss"], -0.1, "int4: a loss, a gradient norm or a residual is below 0"),

@@ -1,11 +1,13 @@
 """Which groups can be judged on their curvature, and why the others cannot."""
 
+import sys
 from fractions import Fraction
 from math import isfinite
 
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.record import Audit, PrecisionResult
 
+_LARGEST = Fraction(sys.float_info.max)
 METRIC_NAMES = {"lambda_max": "λmax", "gradient_norm": "gradient norm"}
 
 Values = dict[int, Fraction]
@@ -20,7 +22,7 @@ def values_by_group(audit: Audit, result: PrecisionResult, metric: str, least: i
         return {}, (_unmeasured(metric),)
     values, reasons = {}, []
     for index, name in enumerate(audit.groups):
-        reason = _fault(audit, result, index, metric, least) or _not_positive(result.curvature[index], metric)
+        reason = _fault(audit, result, index, metric, least) or _no_divisor(audit, result.curvature[index], metric)
         if reason:
             reasons.append(f"group {name}{reason}")
         else:
@@ -39,14 +41,27 @@ def ratios_to_fp32(audit: Audit, result: PrecisionResult, metric: str, least: in
     ratios, reasons = {}, []
     for index, name in enumerate(audit.groups):
         reason = _fault(audit, result, index, metric, least)
-        at_fp32 = _fault(audit, before, index, metric, least) or _not_positive(before.curvature[index], metric)
+        at_fp32 = _fault(audit, before, index, metric, least) or _no_divisor(audit, before.curvature[index], metric)
         if reason:
             reasons.append(f"group {name}{reason}")
         elif at_fp32:
             reasons.append(f"group {name} at fp32{at_fp32}")
         else:
-            ratios[index] = _exact(result.curvature[index], metric) / _exact(before.curvature[index], metric)
+            ratios[index] = ratio(_exact(result.curvature[index], metric), _exact(before.curvature[index], metric))
     return ratios, tuple(reasons)
+
+
+def ratio(one: Fraction, other: Fraction) -> Fraction:
+    """Return one / other, or the largest float of that sign where no float is as large.
+
+    Examples
+    --------
+    >>> ratio(Fraction(3), Fraction(2))
+    Fraction(3, 2)
+    >>> float(ratio(Fraction(10) ** 200, Fraction(10) ** -200))
+    1.7976931348623157e+308
+    """
+    return max(-_LARGEST, min(one / other, _LARGEST))
 
 
 def _unmeasured(metric: str) -> str:
@@ -67,10 +82,10 @@ def _fault(audit: Audit, result: PrecisionResult, index: int, metric: str, least
         return f": the audit holds no {metric}"
     if not isfinite(value):
         return f": {METRIC_NAMES[metric]} is {value}"
-    if group.samples < total and group.samples < least:
+    if group.samples < least <= total:
         return f" was measured on {group.samples} of its {total} samples, and judging needs {least}"
     if group.samples < least:
-        return f" has {group.samples} samples, and judging needs {least}"
+        return f" has {total} samples, and judging needs {least}"
     if metric == "lambda_max" and not group.converged:
         return f": {_unconverged(audit, group)}"
     return ""
@@ -83,6 +98,10 @@ def _unconverged(audit: Audit, group: GroupCurvature) -> str:
     return f"λmax has not converged, with {residual} after {group.hvps} Hessian-vector products{method}"
 
 
-def _not_positive(group: GroupCurvature, metric: str) -> str:
-    value = getattr(group, metric)
-    return "" if value > 0 else f": {METRIC_NAMES[metric]} is {value:.3g}, and a ratio needs one above 0"
+def _no_divisor(audit: Audit, group: GroupCurvature, metric: str) -> str:
+    value, settings = getattr(group, metric), audit.settings.curvature
+    if value <= 0:
+        return f": {METRIC_NAMES[metric]} is {value:.3g}, and a ratio needs one above 0"
+    if metric == "lambda_max" and settings and (group.residual or 0.0) > settings.tolerance:
+        return f": λmax is {value:.3g} with a residual of {group.residual:.3g}, which is too near 0 to divide by"
+    return ""

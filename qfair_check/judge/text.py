@@ -17,6 +17,7 @@ NAME_WIDTH = 40
 MOST_REASONS = 10
 _ELLIPSIS = "…"
 _FEWEST_DIGITS, _MOST_DIGITS = 3, 9
+_FULL = 999_500
 
 
 def describe(verdict: Verdict, audit: Audit) -> str:
@@ -74,12 +75,30 @@ def padded(text: str, width: int) -> str:
     return text + " " * max(0, width - wcswidth(text))
 
 
+def compact(value: float) -> str:
+    """Return a number with three significant digits, or as a whole number below a million.
+
+    Examples
+    --------
+    >>> [compact(value) for value in (0.0123456, 12.3456, 12345.6, 1234567.0)]
+    ['0.0123', '12.3', '12,346', '1.23e+06']
+    """
+    return f"{value:,.0f}" if _FULL > abs(value) >= 999.5 else f"{value:.3g}"
+
+
 def interval_text(group: Measures) -> str:
     """Return the group's accuracy interval as ``[0.020, 0.072]``; empty where accuracy is not defined."""
     if group.correct is None or not group.samples:
         return ""
     low, high = wilson_interval(group.correct, group.samples)
     return f"[{low:.3f}, {high:.3f}]"
+
+
+def is_of_subsample(verdict: Verdict, audit: Audit) -> bool:
+    """Return whether the value of a verdict on curvature is of a subsample of the groups that it names."""
+    result = audit.at(verdict.precision)
+    named = [index for index in (verdict.lowest, verdict.highest) if index is not None]
+    return any(result.curvature[index].samples < result.groups[index].samples for index in named)
 
 
 def digits_apart(values: Iterable[Fraction]) -> int:
@@ -118,7 +137,7 @@ def cure(reasons: Sequence[str]) -> str:
         return "leave this limit out"
     if "not converged" in told and "pyhessian" in told:
         return "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
-    if "not converged" in told or "a ratio needs one above 0" in told:
+    if "not converged" in told or "a ratio needs one above 0" in told or "near 0" in told:
         return "leave this limit out; --qfair-insufficient=warn goes on all the same"
     if "was measured on" in told:
         return (
@@ -137,7 +156,7 @@ def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
     lines += listed("because  ", verdict.reasons)
     if verdict.measured is not None:
         measured = float(verdict.measured)
-        value = f"{measured:.3g}{_drawn(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
+        value = f"{compact(measured)}{_on_subsample(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
         lines.append(f"  among the other groups it is {value}")
     return "\n".join([*lines, f"  cure     {cure(verdict.reasons)}"])
 
@@ -192,7 +211,7 @@ def _between_groups_headline(verdict: Verdict, audit: Audit) -> str:
     )
     whose = f"{METRIC_NAMES[check.ratio_of]} at {verdict.precision}"
     before = "" if verdict.baseline is None else f" (fp32: {_digits(float(verdict.baseline))})"
-    return _times(verdict, whose, f"as large for {large} as for {small}") + before + _drawn(verdict, audit)
+    return _times(verdict, whose, f"as large for {large} as for {small}") + before + _on_subsample(verdict, audit)
 
 
 def _to_fp32_headline(verdict: Verdict, audit: Audit) -> str:
@@ -202,15 +221,11 @@ def _to_fp32_headline(verdict: Verdict, audit: Audit) -> str:
         for result in (audit.fp32, audit.at(verdict.precision))
     )
     whose = f"{METRIC_NAMES[check.ratio_of]} of {shown_name(audit.groups[index])} at {verdict.precision} ({after})"
-    return _times(verdict, whose, f"that at fp32 ({before})") + _drawn(verdict, audit)
+    return _times(verdict, whose, f"that at fp32 ({before})") + _on_subsample(verdict, audit)
 
 
-def _drawn(verdict: Verdict, audit: Audit) -> str:
-    """Return that the value is of a subsample, where it is."""
-    result = audit.at(verdict.precision)
-    shown = [index for index in (verdict.lowest, verdict.highest) if index is not None]
-    is_drawn = any(result.curvature[index].samples < result.groups[index].samples for index in shown)
-    return ", on a subsample" if is_drawn else ""
+def _on_subsample(verdict: Verdict, audit: Audit) -> str:
+    return ", on a subsample" if is_of_subsample(verdict, audit) else ""
 
 
 _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
@@ -244,10 +259,11 @@ def _compared(verdict: Verdict, phrase: str) -> str:
 def _times(verdict: Verdict, whose: str, what: str) -> str:
     """Return how many times what it is, with digits enough to show on which side of the limit."""
     measured, limit = verdict.measured or Fraction(0), Fraction(verdict.limit)
-    digits = _FEWEST_DIGITS
-    while digits < 17 and _order(Fraction(f"{float(measured):.{digits}g}"), limit) != _order(measured, limit):
+    text, digits = compact(float(measured)), _FEWEST_DIGITS
+    while digits < 17 and _order(Fraction(text.replace(",", "")), limit) != _order(measured, limit):
         digits += 1
-    return f"{whose} is {float(measured):.{digits}g} times {what}, {_side(verdict)} the limit {verdict.limit:f}"
+        text = f"{float(measured):.{digits}g}"
+    return f"{whose} is {text} times {what}, {_side(verdict)} the limit {verdict.limit:f}"
 
 
 def _order(one: Fraction, other: Fraction) -> int:
@@ -261,7 +277,7 @@ def _side(verdict: Verdict) -> str:
 
 
 def _digits(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3g}"
+    return "undefined" if value is None else compact(value)
 
 
 def _group_rows(verdict: Verdict, audit: Audit) -> list[str]:

@@ -10,7 +10,7 @@ from functools import partial
 from qfair_check.errors import OptionError
 from qfair_check.gaps import accuracy_gap
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
-from qfair_check.judge.curvature import ratios_to_fp32, values_by_group
+from qfair_check.judge.curvature import ratio, ratios_to_fp32, values_by_group
 from qfair_check.judge.limits import Limits
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, Measures, PrecisionResult
@@ -237,8 +237,8 @@ def _ratio_between_groups(audit: Audit, result: PrecisionResult, least: int, *, 
     lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     before, _ = values_by_group(audit, audit.fp32, metric, least)
     known = [before[group] for group in values if group in before]
-    baseline = max(known) / min(known) if len(known) == len(values) else None
-    return Finding(values[highest] / values[lowest], baseline, lowest, highest, reasons)
+    baseline = ratio(max(known), min(known)) if len(known) == len(values) else None
+    return Finding(ratio(values[highest], values[lowest]), baseline, lowest, highest, reasons)
 
 
 def _ratio_to_fp32(audit: Audit, result: PrecisionResult, least: int, *, metric: str) -> Finding:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
-from qfair_check.judge.text import MOST_REASONS, printable, shown_name
+from qfair_check.curvature_record import GroupCurvature
+from qfair_check.judge.text import MOST_REASONS, compact, printable, shown_name
 from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.table import MOST_GROUPS, NAME_WIDTH, Cell, aligned, in_blocks, right_aligned, wrapped
 
 _SHOWN = {"gradient_norm": "gradient norm", "lambda_max": "λmax"}
-_FULL = 999_500
 _NOTHING = "-"
 _FEW = 3
 _NO_REASON = "the audit gives no reason"
@@ -29,8 +28,7 @@ def curvature_lines(audit: Audit, *, width: int = 80, colour: bool = False) -> l
     colour : bool
         Whether to use ANSI colours.
     """
-    settings = audit.settings.curvature
-    if settings is None:
+    if audit.settings.curvature is None:
         return []
     indices = sorted(range(len(audit.groups)), key=lambda index: _steepness(audit.precisions[-1].curvature[index]))
     shown = indices[-MOST_GROUPS:][::-1] if len(indices) > MOST_GROUPS else sorted(indices)
@@ -41,7 +39,7 @@ def curvature_lines(audit: Audit, *, width: int = 80, colour: bool = False) -> l
     ]
     columns = [_column(result, shown) for result in audit.precisions]
     legend = [
-        f"gradient norm and largest Hessian eigenvalue (λmax) of the loss, {on_samples(settings)}; * marks the largest "
+        f"gradient norm and largest Hessian eigenvalue (λmax) of the loss, {on_samples(audit)}; * marks the largest "
         "λmax"
     ]
     if any(group.lambda_max is not None and not group.converged for at in audit.precisions for group in at.curvature):
@@ -58,11 +56,12 @@ def curvature_lines(audit: Audit, *, width: int = 80, colour: bool = False) -> l
     ]
 
 
-def on_samples(settings: CurvatureSettings) -> str:
+def on_samples(audit: Audit) -> str:
     """Return what curvature was measured on, in words."""
-    if settings.samples is None:
+    most = audit.settings.curvature.samples if audit.settings.curvature else None
+    if most is None or all(group.samples <= most for group in audit.fp32.groups):
         return "on all samples of each group"
-    return f"on a subsample of at most {settings.samples:,} samples of each group"
+    return f"on a subsample of at most {most:,} samples of each group"
 
 
 def undefined_notes(audit: Audit, results: Sequence[PrecisionResult], shown: dict[str, str]) -> list[str]:
@@ -92,17 +91,6 @@ def undefined_notes(audit: Audit, results: Sequence[PrecisionResult], shown: dic
         notes.append(f"note    {' and '.join(metrics)} of {whose} {verb} not defined at {where}: {printable(reason)}")
     more = len(found) - len(notes)
     return [*notes, f"note    {more:,} more reasons like these"] if more else notes
-
-
-def compact(value: float) -> str:
-    """Return a number with three significant digits, or as a whole number below a million.
-
-    Examples
-    --------
-    >>> [compact(value) for value in (0.0123456, 12.3456, 12345.6, 1234567.0)]
-    ['0.0123', '12.3', '12,346', '1.23e+06']
-    """
-    return f"{value:,.0f}" if _FULL > abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, fsum, log10
 
-from qfair_check.curvature_record import Account, CurvatureSettings
+from qfair_check.curvature_record import Account
 from qfair_check.judge.text import printable, shown_name
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, PrecisionResult
@@ -45,9 +45,7 @@ class _Group:
         return abs(predicted - measured) <= max(max(abs(predicted), abs(measured)) / 2, _NEGLIGIBLE)
 
 
-def render_explanation(
-    audit: Audit, settings: CurvatureSettings, results: Sequence[PrecisionResult], *, width: int = 80
-) -> str:
+def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, width: int = 80) -> str:
     """Return for each precision which layer costs the worst-hurt group most, how to cure it, and the account.
 
     The ten groups whose loss rises most are shown, and the ten layers that cost one of them most.
@@ -55,14 +53,13 @@ def render_explanation(
     Parameters
     ----------
     audit : Audit
-    settings : CurvatureSettings
-        Those of the audit.
+        Made with curvature.
     results : sequence of PrecisionResult
         Quantized precisions of this audit.
     width : int
         Terminal columns.
     """
-    lines = wrapped([*preamble(audit), f"loss    mean cross-entropy in nats, {on_samples(settings)}"], width)
+    lines = wrapped([*preamble(audit), f"loss    mean cross-entropy in nats, {on_samples(audit)}"], width)
     for result in results:
         lines += ["", *_explained(audit, result, width)]
     return "\n".join([*lines, "", *wrapped([_LEGEND], width)]) + "\n"
@@ -80,7 +77,7 @@ def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     notes = undefined_notes(audit, [result], {"account": "the account"})
     if len(told) > len(shown):
         notes.append(f"note    {len(told) - len(shown)} groups whose loss rises less are not shown")
-    lines = wrapped([*_headlines(result, told, digits), *notes], width)
+    lines = wrapped([*_headlines(result, told, digits, has_own_bits=bool(audit.settings.allocation)), *notes], width)
     if shown:
         lines += ["", *_group_table(shown, digits, width)]
     if shown and result.moved:
@@ -88,7 +85,7 @@ def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     return lines
 
 
-def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int) -> list[str]:
+def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int, *, has_own_bits: bool) -> list[str]:
     name = result.precision
     if not told:
         return [f"{name}: no group has an account of its loss"]
@@ -99,13 +96,18 @@ def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int) -> 
         return [f"{name}: no group's loss rises by more than {_NEGLIGIBLE:.4f}", *broken]
     if max(costs, default=0.0) <= 0:
         told_of = f"(predicted {predicted}, measured {measured})"
-        return [f"{name}: to second order no layer costs {group} anything {told_of}", *broken]
+        return [f"{name}: to second order no layer costs group {group} anything {told_of}", *broken]
     layer = costs.index(max(costs))
-    headline = f"{name}: {_layer(result.moved[layer])} costs {group} most: {_signed(costs[layer], digits)}"
+    headline = f"{name}: {_titled(result.moved[layer])} costs group {group} most: {_signed(costs[layer], digits)}"
     headline += f" of a predicted {predicted} (measured {measured})"
     if len(told) > 1:
         headline += f"; {_signed(_mean_of_others(told, 0, layer), digits)} on average in the other groups"
-    return [headline, *_most_uneven(result, told, (0, layer), digits), *broken, *_cure(result, layer)]
+    return [
+        headline,
+        *_most_uneven(result, told, (0, layer), digits),
+        *broken,
+        *_cure(result, layer, has_own_bits=has_own_bits),
+    ]
 
 
 def _most_uneven(result: PrecisionResult, told: Sequence[_Group], but: tuple[int, int], digits: int) -> list[str]:
@@ -122,8 +124,8 @@ def _most_uneven(result: PrecisionResult, told: Sequence[_Group], but: tuple[int
     if place == but or min(cost, above[place]) <= _NEGLIGIBLE:
         return []
     return [
-        f"{result.precision}: {_layer(result.moved[layer])} is the least even: {_signed(cost, digits)} for "
-        f"{shown_name(told[index].name)}, {_signed(cost - above[place], digits)} on average in the other groups"
+        f"{result.precision}: {_titled(result.moved[layer])} is the least even: {_signed(cost, digits)} for "
+        f"group {shown_name(told[index].name)}, {_signed(cost - above[place], digits)} on average in the other groups"
     ]
 
 
@@ -137,20 +139,22 @@ def _breakdown(told: Sequence[_Group], digits: int) -> list[str]:
         for group in broken[:_MOST_BROKEN]
     ]
     more = [f"{len(broken) - _MOST_BROKEN} more"] if len(broken) > _MOST_BROKEN else []
-    whose = ", ".join([*named, *more])
+    whose = f"group{'s' if len(broken) > 1 else ''} {', '.join([*named, *more])}"
     return [f"warning the expansion does not hold here for {whose}: the ranking of layers is a hint at most"]
 
 
-def _cure(result: PrecisionResult, layer: int) -> list[str]:
-    """Return how to keep the layer at more bits; nothing where a layer cannot have its own."""
+def _cure(result: PrecisionResult, layer: int, *, has_own_bits: bool) -> list[str]:
+    """Return how to keep the layer at more bits beside those that have their own; nothing where it cannot have any."""
     name = result.moved[layer]
     bits = {weight.name: weight.bits for weight in result.weights.layers}.get(name)
     if bits is None or not Precision(result.precision).is_integer:
         return []
-    option = f"--layer-bits {shlex.quote(f'{_layer(name)}={_CURE_BITS}')}"
+    option, value = "--layer-bits", f"{_layer(name)}={_CURE_BITS}"
     if bits >= _CURE_BITS:
-        option = f"--exclude {shlex.quote(_layer(name))}"
-    return [f"cure    keep this layer at more bits, and audit again: {option}"]
+        option, value = "--exclude", _layer(name)
+    value = shlex.quote(value)
+    told = f"add {value} to {option}" if has_own_bits else f"{option} {value}"
+    return [f"cure    keep {_titled(name)} at more bits, and audit again: {told}"]
 
 
 def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:
@@ -207,6 +211,10 @@ def _layer(tensor: str) -> str:
     return printable(tensor.removesuffix(".weight"))
 
 
+def _titled(tensor: str) -> str:
+    return f"{'layer' if tensor.endswith('.weight') else 'parameter'} {_layer(tensor)}"
+
+
 def _digits(values: Iterable[float]) -> int:
     """Return how many decimals give the largest of these values three significant digits, from 2 to 9."""
     largest = max(map(abs, values), default=0.0)
@@ -214,7 +222,7 @@ def _digits(values: Iterable[float]) -> int:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{'' if value + 0.0 < 0 else '+'}{_plain(value, digits)}"
+    return f"{'+' if round(value, digits) > 0 else ''}{_plain(value, digits)}"
 
 
 def _plain(value: float, digits: int) -> str:

@@ -1,3 +1,4 @@
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -145,6 +146,16 @@ def test_a_denominator_of_zero_or_less_is_insufficient(build, value, shown):
     assert verdict(build(fine, fine | {"Black": value}), "lambda-max-to-fp32", 1).outcome is PASS
 
 
+def test_an_eigenvalue_that_is_zero_within_its_error_divides_nothing(build):
+    fine, flat = {"White": 4.0, "Black": 5.0, "Others": 6.0}, {"lambda_max": 3e-9, "residual": 0.6}
+    told = "λmax is 3e-09 with a residual of 0.6, which is too near 0 to divide by"
+    found = verdict(build(fine, fine | {"Black": flat}), "lambda-max", 2)
+    assert (found.outcome, found.reasons) == (INSUFFICIENT, (f"group Black: {told}",))
+    found = verdict(build(fine | {"Black": flat}, fine), "lambda-max-to-fp32", 2)
+    assert (found.outcome, found.reasons) == (INSUFFICIENT, (f"group Black at fp32: {told}",))
+    assert verdict(build(fine, fine | {"Black": flat}), "lambda-max-to-fp32", 2).outcome is PASS
+
+
 def test_convergence_is_of_lambda_max_alone(build):
     fine = {"White": 4.0, "Black": 5.0, "Others": 6.0}
     audit = build(fine, fine | {"Black": {"gradient_norm": 5.0, "converged": False}})
@@ -172,6 +183,25 @@ def test_a_small_group_is_insufficient_with_its_size(build):
     groups = {"A": 4.0, "B": 5.0, "C": 6.0}
     found = verdict(build(groups, groups, {"A": 100, "B": 100, "C": 12}), "gradient-norm", 2)
     assert found.reasons == ("group C has 12 samples, and judging needs 30",)
+
+
+def test_a_group_too_small_is_not_cured_by_a_larger_subsample(build):
+    samples = {"White": 100, "Black": 20}
+    found = verdict(build(dict.fromkeys(samples, 1.0), dict.fromkeys(samples, 1.0), samples, 10), "lambda-max", 2)
+    assert found.reasons[:2] == (
+        "group White was measured on 10 of its 100 samples, and judging needs 30",
+        "group Black has 20 samples, and judging needs 30",
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_ratio_beyond_the_largest_float_fails_and_is_told(build, metric):
+    samples = {"White": 100, "Black": 100}
+    audit = build({"White": 1.0, "Black": 1e-300}, {"White": 1e-300, "Black": 1e300}, samples)
+    for check in (NAMES[metric], f"{NAMES[metric]}-to-fp32"):
+        found = verdict(audit, check, 10**6)
+        assert (found.outcome, float(found.measured)) == (FAIL, sys.float_info.max)
+        assert "is 1.8e+308 times" in describe(found, audit)
 
 
 def test_one_group_has_no_ratio_to_another(build):

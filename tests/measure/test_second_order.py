@@ -203,7 +203,7 @@ def test_a_spoiled_layer_that_hurts_one_group_is_named(explained):
     assert minority.measured > 0.3
     assert abs(majority.measured) < 0.05
     headline = next(line for line in text.splitlines() if line.startswith("int4:"))
-    assert headline.startswith("int4: right costs minority most: +0.")
+    assert headline.startswith("int4: layer right costs group minority most: +0.")
     assert "--layer-bits right=8" in text
     assert "the expansion does not hold" not in text
 

@@ -55,6 +55,8 @@ def test_the_gate_judges_ratios_where_limits_are_set(pytester, curved):
     (case,) = root.findall(".//testcase[@name='lambda-max[int4]']")
     told = {one.get("name"): one.get("value") for one in case.iter("property")}
     assert (told["qfair_check"], told["qfair_measured"], told["qfair_outcome"]) == ("lambda-max", "3.1", "fail")
+    of_subsample = root.findall(".//property[@name='qfair_subsample'][@value='yes']/../..")
+    assert {case.get("name") for case in of_subsample} == {"lambda-max[int4]", "gradient-norm[int4]"}
 
 
 def test_the_command_line_tool_judges_alike(pytester, curved, capsys):

@@ -72,6 +72,15 @@ def test_all_samples_and_converged_values_need_fewer_words(make_audit, with_curv
     assert "*" not in "".join(lines[:-1])
 
 
+@pytest.mark.parametrize("samples", [300, 10**9])
+def test_a_bound_that_left_out_no_sample_is_no_subsample(make_audit, with_curvature, samples):
+    groups = [group(300, 1.0, 5.0), group(150, 1.0, 5.0)]
+    audit = with_curvature(make_audit(GROUPS, fp32=COUNTS, int4=COUNTS), samples=samples, fp32=groups, int4=groups)
+    text = "\n".join(curvature_lines(audit))
+    assert "on all samples of each group" in text.replace("\n        ", " ")
+    assert "subsample" not in text
+
+
 def notes(audit, width=200):
     return [line for line in curvature_lines(audit, width=width) if line.startswith("note ")]
 

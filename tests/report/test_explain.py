@@ -50,13 +50,13 @@ def of(make_audit, with_curvature):
 
 
 def explained(audit, width=100):
-    return render_explanation(audit, audit.settings.curvature, audit.quantized, width=width)
+    return render_explanation(audit, audit.quantized, width=width)
 
 
 TABLES = """\
-int4: layer3.0.conv1 costs Others most: +0.410 of a predicted +0.550 (measured +0.620); +0.035 on
-        average in the other groups
-cure    keep this layer at more bits, and audit again: --layer-bits layer3.0.conv1=8
+int4: layer layer3.0.conv1 costs group Others most: +0.410 of a predicted +0.550 (measured +0.620);
+        +0.035 on average in the other groups
+cure    keep layer layer3.0.conv1 at more bits, and audit again: --layer-bits layer3.0.conv1=8
 
 group     n  measured  predicted   first  second   bound
 Others  150    +0.620     +0.550  +0.030  +0.520  12.500
@@ -66,7 +66,7 @@ Asian   100    +0.040     +0.050  -0.010  +0.060       -
 layer           bits  Others     White     Asian
 layer3.0.conv1     4  +0.410 *  +0.040 *  +0.030 *
 conv1              4  +0.100    +0.020    +0.020
-fc                 4  +0.040    -0.010    +0.000
+fc                 4  +0.040    -0.010     0.000
 all                   +0.550    +0.050    +0.050
 """
 
@@ -96,11 +96,11 @@ def test_where_the_expansion_breaks_down_the_gap_is_told(of):
     missing = GroupCurvature(0, undefined={"account": "no samples"})
     audit = of(int2=[broken, missing, INT4[2]])
     assert told(audit) == [
-        "int2: conv1 costs White most: +8.50 of a predicted +11.50 (measured +2.50); +0.02 on average in the other "
-        "groups",
-        "warning the expansion does not hold here for White (predicted +11.50, measured +2.50): the ranking of layers "
-        "is a hint at most",
-        "cure    keep this layer at more bits, and audit again: --layer-bits conv1=8",
+        "int2: layer conv1 costs group White most: +8.50 of a predicted +11.50 (measured +2.50); +0.02 on average in "
+        "the other groups",
+        "warning the expansion does not hold here for group White (predicted +11.50, measured +2.50): the ranking of "
+        "layers is a hint at most",
+        "cure    keep layer conv1 at more bits, and audit again: --layer-bits conv1=8",
         "note    the account of Others is not defined at int2: no samples",
     ]
     assert (
@@ -134,10 +134,22 @@ def test_the_least_even_layer_is_named_too(of):
         accounted(100, (0.0, 0.0, 0.0), (0.0, 0.35, 0.0), 0.35),
     ]
     assert told(of(int4=uneven))[:2] == [
-        "int4: conv1 costs White most: +0.500 of a predicted +0.500 (measured +0.500); +0.200 on average in the other "
-        "groups",
-        "int4: layer3.0.conv1 is the least even: +0.350 for Asian, +0.000 on average in the other groups",
+        "int4: layer conv1 costs group White most: +0.500 of a predicted +0.500 (measured +0.500); +0.200 on average "
+        "in the other groups",
+        "int4: layer layer3.0.conv1 is the least even: +0.350 for group Asian, 0.000 on average in the other groups",
     ]
+
+
+def test_a_tensor_that_is_no_weight_is_a_parameter(of):
+    audit = of(moved=("conv1.weight", "fc.bias", "fc.weight"), int4=INT4)
+    assert told(audit)[0].startswith("int4: parameter fc.bias costs group Others most: +0.410 of a predicted +0.550")
+
+
+def test_what_rounds_to_zero_has_no_sign(of):
+    tiny = [accounted(200, (4e-4, -4e-4, 0.0), (0.0, 0.0, 0.0), 0.5)] * 3
+    rows = [line.split() for line in explained(of(int4=tiny)).splitlines()]
+    assert ["conv1", "4", *["0.000", "*"] * 3] in rows
+    assert ["layer3.0.conv1", "4", *["0.000"] * 3] in rows
 
 
 def test_where_no_loss_rises_there_is_nothing_to_cure(of):
@@ -149,16 +161,25 @@ def test_a_loss_that_no_layer_explains(of):
     odd = [accounted(200, (0.0, -0.1, 0.0), (0.0, 0.0, 0.0), 0.25)] * 3
     same = "(predicted -0.100, measured +0.250)"
     assert told(of(int4=odd)) == [
-        f"int4: to second order no layer costs White anything {same}",
-        f"warning the expansion does not hold here for White {same}, Others {same}, Asian {same}: the ranking of "
-        "layers is a hint at most",
+        f"int4: to second order no layer costs group White anything {same}",
+        f"warning the expansion does not hold here for groups White {same}, Others {same}, Asian {same}: the ranking "
+        "of layers is a hint at most",
     ]
 
 
 def test_a_layer_at_eight_bits_is_left_out(of):
     assert told(of(int8=INT4))[-1] == (
-        "cure    keep this layer at more bits, and audit again: --exclude layer3.0.conv1"
+        "cure    keep layer layer3.0.conv1 at more bits, and audit again: --exclude layer3.0.conv1"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "told_of"), [("int4", "add layer3.0.conv1=8 to --layer-bits"), ("int8", "add layer3.0.conv1 to --exclude")]
+)
+def test_the_cure_keeps_the_layers_that_have_their_own_bits(of, name, told_of):
+    audit = of(**{name: INT4})
+    audit = replace(audit, settings=replace(audit.settings, allocation="fc=int8"))
+    assert told(audit)[-1] == f"cure    keep layer layer3.0.conv1 at more bits, and audit again: {told_of}"
 
 
 def test_a_tensor_without_bits_of_its_own_has_no_cure(of):
@@ -206,8 +227,8 @@ def test_the_costliest_layer_of_a_group_that_is_hurt_little_is_shown(of):
     text = explained(of(moved=moved, int4=[much, little, little]))
     rows = text[text.index("layer    ") :].split("\n\n")[0].splitlines()
     assert [row.split()[0] for row in rows[1:]] == [*(f"layer{layer}" for layer in range(9)), "layer11", "2", "all"]
-    assert rows[-3].split()[2:] == ["+0.00", "+0.50", "*", "+0.50", "*"]
-    assert rows[-2].split() == ["2", "more", "+2.00", "+0.00", "+0.00"]
+    assert rows[-3].split()[2:] == ["0.00", "+0.50", "*", "+0.50", "*"]
+    assert rows[-2].split() == ["2", "more", "+2.00", "0.00", "0.00"]
 
 
 @pytest.mark.parametrize("width", [1, 30, 50])
@@ -237,7 +258,7 @@ def test_the_command_explains_each_precision_or_those_named(of, tmp_path, monkey
     of(int8=INT4, int4=INT4).save("audit.json")
     assert main(["explain", "audit.json"]) == 0
     both = capsys.readouterr().out
-    assert "\nint8: layer3.0.conv1 costs Others most" in both
+    assert "\nint8: layer layer3.0.conv1 costs group Others most" in both
     assert TABLES in both
     assert main(["explain", "audit.json", "--bits", "int4"]) == 0
     assert capsys.readouterr().out == explained(of(int4=INT4)) + "\n"
