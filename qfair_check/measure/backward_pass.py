@@ -11,7 +11,7 @@ from torch import nn
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import MeasureError, OptionError
 from qfair_check.inputs.sample import Sample
-from qfair_check.measure.chunks import Chunk
+from qfair_check.measure.chunks import CHUNK, Chunk
 from qfair_check.measure.curvature import LANCZOS, measure_group, model_errors, undefined_group
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.fast import AS_IT_IS, SpeedUp
@@ -24,7 +24,7 @@ from qfair_check.measure.spool import Spool, SpooledGroup
 
 _NO_GRADIENTS = "the model is a plain callable, and has no gradients"
 _NO_PARAMETERS = "the model has no parameters, and so no gradients"
-_SMALLEST = Plan(1, LEAST_VECTORS, 0)
+_UNKNOWN = Plan(CHUNK, LEAST_VECTORS, 0)
 _FROZEN = "the model trains nothing: every parameter is frozen (requires_grad is False)"
 
 Subject = tuple[nn.Module, tuple[str, ...]]
@@ -80,7 +80,7 @@ class BackwardPass:
         self._every = list(parameters)
         self._trained = [name for name, value in parameters.items() if value.requires_grad]
         self._dimension = sum(parameters[name].numel() for name in self._trained)
-        self._plan = self._planned(batch) if self._trained else _SMALLEST
+        self._plan = self._planned(batch) if self._trained else _UNKNOWN
         self._spool = Spool(options.samples, seed)
 
     def __enter__(self) -> "BackwardPass":
@@ -154,7 +154,7 @@ class BackwardPass:
         except OptionError:
             raise
         except (Exception, SystemExit):  # the user's model may raise anything, and will say so for every group
-            return _SMALLEST
+            return _UNKNOWN
         return made if self._options.method == LANCZOS else replace(made, kept=0)  # PyHessian makes graphs of its own
 
     def _point(self, module: nn.Module, names: Iterable[str]) -> Point:
