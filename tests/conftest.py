@@ -1,7 +1,10 @@
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: a second thread only waits, here and in child processes
 
 import hypothesis.strategies
 import numpy as np
