@@ -4,7 +4,7 @@ Both sides find the same 20 values on the same samples, in turn, value by value:
 loader of batches of 64, and the Lanczos method of an audit. `speedup` is the seconds of PyHessian / those of Lanczos,
 and `error` holds the median and the largest relative error of each against a reference in float64, iterated until the
 residual is 1e-6. `gradient_ratio` is the gradient norms of all groups at fp32 / one plain backward pass in batches of
-64. `peak_mb` is what measuring all of it adds to the memory of a process of its own, and `bound_mb` what it may.
+64, on made-up data four times over. `peak_mb` is what measuring all of it adds to the memory of a process of its own, and `bound_mb` what it may.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
     task = Task(module, x, y, CurvatureOptions.of(memory=options.memory).memory)
     with torch.random.fork_rng():
         seconds, errors, products = eigenvalues(task)
-        gradients, _ = gradient_norms(task, options.rounds)
+        gradients, _ = gradient_norms(task if options.model else four_times(task), options.rounds)
     peak = peak_bytes(task)
     print(
         json.dumps(
@@ -176,6 +176,11 @@ def eigenvalues(task: Task) -> tuple[dict[str, float], dict[str, Any], dict[str,
     return seconds, told, products
 
 
+def four_times(task: Task) -> Task:
+    """Return the samples four times, so that copying the model, once for each precision, weighs as in an audit."""
+    return Task(task.module, task.x.repeat(4, 1, 1, 1), task.y.repeat(4), task.memory)
+
+
 def spooled(task: Task) -> tuple[Sequence[SpooledGroup], Spool]:
     """Return the groups' samples as an audit keeps them."""
     spool = Spool(None, 0)
@@ -215,7 +220,7 @@ def by_pyhessian(module: nn.Module, loader: list[tuple[Tensor, Tensor]], most: i
 def reference(module: nn.Module, names: Sequence[str], group: SpooledGroup) -> float:
     """Return lambda_max in float64."""
     point = Point(quantize_model(module, 32).module.double(), names)
-    loss = GroupLoss(point, lambda: group.batches(CHUNK), len(group), -(-len(group) // CHUNK))
+    loss = GroupLoss(point, lambda: group.batches(CHUNK), len(group), group.chunks(CHUNK))
     return top_eigenvalue(loss.product, loss.gradient, seed=1, tolerance=1e-6).value
 
 

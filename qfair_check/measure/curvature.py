@@ -79,7 +79,7 @@ def model_errors() -> Iterator[None]:
 
 def _loss(point: Point, group: SpooledGroup, plan: Plan) -> tuple[GroupLoss, str | None]:
     """Return the loss with its gradient, and why it has no Hessian, as where an operation has no second derivative."""
-    chunks = -(-len(group) // plan.chunk)
+    chunks = group.chunks(plan.chunk)
     kept = chunks if chunks <= plan.kept else 0
 
     def made(*, twice: bool) -> GroupLoss:

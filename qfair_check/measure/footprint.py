@@ -27,7 +27,7 @@ class Plan:
     Parameters
     ----------
     chunk : int
-        Samples that go through the model at a time.
+        Samples that go through the model at a time; up to half as many more in the last chunk of a group.
     vectors : int
         Lanczos vectors.
     kept : int
@@ -43,7 +43,7 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     """Return what fits into `memory` bytes.
 
     The graph of a gradient is measured on a few samples. In the first place come vectors of the length of all
-    parameters, then one chunk of at most 64 samples, halved until it fits, then the graphs of further chunks. Chunk and
+    parameters, then one chunk of at most 64 samples and a half more, halved until it fits, then the graphs of further chunks. Chunk and
     vectors do not depend on `extra_vectors`.
 
     Parameters
@@ -73,10 +73,16 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     vectors = LEAST_VECTORS + max(more, 0)
     left = memory - (vectors + _WORKING_VECTORS) * vector - fixed
     chunk = CHUNK
-    while (1 + _TRANSIENT) * chunk * by_sample > left:
+    while (1 + _TRANSIENT) * _longest(chunk) * by_sample > left:
         chunk //= 2
-    kept = (left - extra_vectors * vector - _TRANSIENT * chunk * by_sample) / (chunk * by_sample + fixed)
+    passing = (_longest(chunk) - chunk + _TRANSIENT * _longest(chunk)) * by_sample
+    kept = (left - extra_vectors * vector - passing) / (chunk * by_sample + fixed)
     return Plan(chunk, vectors, max(int(kept), 0))
+
+
+def _longest(chunk: int) -> int:
+    """Return the most samples that go through the model at a time: the last chunk may be longer by under a half."""
+    return chunk + max(chunk // 2 - 1, 0)
 
 
 def _size(size_in_bytes: float, to_whole: Callable[[float], int]) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import IO
 
 import numpy as np
@@ -147,10 +148,19 @@ class SpooledGroup:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def chunks(self, chunk: int) -> int:
+        """Return how many times `batches` yields."""
+        return max((len(self) + chunk // 2) // chunk, min(len(self), 1))
+
     def batches(self, chunk: int) -> Iterator[tuple[int, Sample, Tensor]]:
-        """Yield the seed for a model that draws, inputs and classes, `chunk` samples at a time."""
-        for start in range(0, len(self.samples), chunk):
-            held = self.samples[start : start + chunk]
+        """Yield the seed for a model that draws, inputs and classes, `chunk` samples at a time.
+
+        What is left at the end joins the last ones where it is less than half a chunk, since a short chunk costs more
+        by sample.
+        """
+        starts = [index * chunk for index in range(self.chunks(chunk))]
+        for start, stop in pairwise([*starts, len(self)]):
+            held = self.samples[start:stop]
             labels = torch.tensor([sample.label for sample in held])
             yield self.spool.seed + held[0].index, self.spool.read([sample.row for sample in held]), labels
 

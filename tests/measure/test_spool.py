@@ -47,10 +47,10 @@ def chunked(samples, groups=GROUPS, labels=Y):
         yield Chunk(start, len(rows), padded(samples, rows), labels[rows], groups[rows], b"")
 
 
-def spooled(samples, most=None, seed=0, groups=GROUPS):
+def spooled(samples, most=None, seed=0, groups=GROUPS, labels=Y):
     spool = Spool(most, seed)
     try:
-        for chunk in chunked(samples, groups):
+        for chunk in chunked(samples, groups, labels):
             spool.add(chunk)
         return spool, spool.groups(np.arange(groups.max() + 1), groups.max() + 1)
     except InputError:
@@ -76,7 +76,7 @@ def test_what_goes_in_comes_out_by_group_in_dataset_order(kind, chunk):
         assert len(group) == len(expected)
         start = 0
         for first, batch, labels in group.batches(chunk):
-            rows = expected[start : start + chunk]
+            rows = expected[start : start + len(labels)]
             assert first == rows[0]
             assert labels.tolist() == Y[rows].tolist()
             assert type(batch) is type(SAMPLES[kind])
@@ -87,8 +87,19 @@ def test_what_goes_in_comes_out_by_group_in_dataset_order(kind, chunk):
                 assert part.dtype == wanted[name].dtype
                 assert part.shape == wanted[name].shape
                 assert torch.equal(part, wanted[name])
-            start += chunk
-        assert start >= len(expected)
+            start += len(labels)
+        assert start == len(expected)
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk", "expected"),
+    [(63, 64, [63]), (95, 64, [95]), (96, 64, [64, 32]), (180, 64, [64, 64, 52]), (3, 1, [1, 1, 1]), (1, 64, [1])],
+)
+def test_a_short_end_joins_the_chunk_before_it(size, chunk, expected):
+    spool, (group,) = spooled(torch.arange(size), groups=np.zeros(size, np.int64), labels=np.zeros(size, np.int64))
+    assert [len(labels) for _, _, labels in group.batches(chunk)] == expected
+    assert group.chunks(chunk) == len(expected)
     spool.close()
 
 
