@@ -22,7 +22,7 @@ LAYERS = [
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy", "pyhessian"}),
     ("judge", {"numpy", "wcwidth"}),
-    ("report", {"wcwidth"}),
+    ("report", {"jinja2", "markupsafe", "matplotlib", "numpy", "wcwidth"}),
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
     ("option_table", set()),
     ("options", set()),
