@@ -4,7 +4,8 @@ Both sides find the same 20 values on the same samples, in turn, value by value:
 loader of batches of 64, and the Lanczos method of an audit. `speedup` is the seconds of PyHessian / those of Lanczos,
 and `error` holds the median and the largest relative error of each against a reference in float64, iterated until the
 residual is 1e-6. `gradient_ratio` is the gradient norms of all groups at fp32 / one plain backward pass in batches of
-64, on made-up data four times over. `peak_mb` is what measuring all of it adds to the memory of a process of its own, and `bound_mb` what it may.
+64, on made-up data four times over. `peak_mb` is what measuring all of it adds to the memory of a process of its own,
+and `bound_mb` what it may.
 """
 
 import argparse

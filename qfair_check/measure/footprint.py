@@ -43,8 +43,8 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     """Return what fits into `memory` bytes.
 
     The graph of a gradient is measured on a few samples. In the first place come vectors of the length of all
-    parameters, then one chunk of at most 64 samples and a half more, halved until it fits, then the graphs of further chunks. Chunk and
-    vectors do not depend on `extra_vectors`.
+    parameters, then one chunk of at most 64 samples and a half more, halved until it fits, then the graphs of further
+    chunks. Chunk and vectors do not depend on `extra_vectors`.
 
     Parameters
     ----------
