@@ -68,7 +68,8 @@ def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, widt
 def layer_cure(audit: Audit, result: PrecisionResult) -> tuple[str, str] | None:
     """Return the tensor that costs the worst-hurt group most at one precision, and the option that keeps its bits.
 
-    None where the loss of no group rises, no layer costs anything, or the tensor cannot have bits of its own.
+    None where curvature was not measured, the loss of no group rises, no layer costs anything, or the tensor cannot
+    have bits of its own.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def layer_cure(audit: Audit, result: PrecisionResult) -> tuple[str, str] | None:
     result : PrecisionResult
         A quantized precision of this audit.
     """
-    told = _accounts(audit, result)
+    told = _accounts(audit, result) if result.curvature else []
     if not told or told[0].account.measured <= _NEGLIGIBLE or max(told[0].costs, default=0.0) <= 0:
         return None
     layer = told[0].costs.index(max(told[0].costs))

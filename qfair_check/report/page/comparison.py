@@ -110,8 +110,8 @@ def _difference(reported: Sequence[Reported]) -> str:
             )
         if samples != own:
             return (
-                f"groups have other numbers of samples in {other.name} than in {first.name}, so they do not stand in "
-                "one table: each audit has its own below"
+                f"{first.name} and {other.name} hold other numbers of samples of the same groups, so they do not stand "
+                "in one table: each has its own below"
             )
     return ""
 

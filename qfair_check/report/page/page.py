@@ -139,7 +139,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = _with_prefixed_ids
-    environment.filters["capitalized"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from markupsafe import Markup
 
 from qfair_check.judge.checks import CHECKS, Check
-from qfair_check.judge.text import compact, describe, interval_text, listed
+from qfair_check.judge.text import compact, describe, interval_text, printable
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.page.words import MINUS, all_of, as_command_line, bidi_name, counted, fixed, joined
@@ -184,11 +184,9 @@ def _insufficient(reported: Reported) -> Markup:
     doubted = [verdict for verdict in reported.verdicts if verdict.outcome is Outcome.INSUFFICIENT]
     reasons = list(dict.fromkeys(reason for verdict in doubted for reason in verdict.reasons))
     precisions = list(dict.fromkeys(verdict.precision for verdict in doubted))
-    parts = [Markup("At {}: {}").format(all_of(precisions), as_command_line(listed("", reasons[:1])[0].strip()))]
-    if len(reasons) > 1:
-        parts.append(Markup("and {} more.").format(counted(len(reasons) - 1, "reason")))
-    else:
-        parts[0] += "."
+    first = as_command_line(printable(reasons[0]))
+    more = f" (and {counted(len(reasons) - 1, 'reason')} more)" if len(reasons) > 1 else ""
+    parts = [Markup("At {}: {}{}.").format(all_of(precisions), first, more)]
     parts.append(Markup("Limits that can be judged hold."))
     if not reported.is_refused:
         parts.append(Markup("A gate with <code>--insufficient={}</code> goes on.").format(reported.insufficient))
