@@ -166,9 +166,9 @@ def _curvature_cells(group: GroupCurvature, is_steepest: bool) -> list[Cell]:
     gradient = Cell(_NOTHING) if norm is None else Cell(compact(norm), (), repr(norm))
     if eigenvalue is None:
         return [gradient, Cell(_NOTHING)]
-    residual = () if group.residual is None else (f"residual {group.residual:.2g}",)
+    residual = "" if group.residual is None else f"{group.residual:.2g}, "
     doubt = () if group.converged else ("not converged",)
-    below = (*residual, counted(group.hvps, "HVP"), *doubt)
+    below = (f"{residual}{counted(group.hvps, 'HVP')}", *doubt)
     return [gradient, Cell(compact(eigenvalue), below, repr(eigenvalue), LARGEST if is_steepest else "")]
 
 

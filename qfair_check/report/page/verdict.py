@@ -162,7 +162,7 @@ def _who_is_hurt(reported: Reported, result: PrecisionResult) -> Markup:
 def _loss(audit: Audit, result: PrecisionResult) -> Markup:
     worst = hurt_most(result) or 0
     group = result.groups[worst]
-    return Markup("{}, accuracy of <strong>{}</strong> (n={:,}) {}").format(
+    return Markup("{}, the accuracy of <strong>{}</strong> (n={:,}) {}").format(
         result.precision,
         bidi_name(audit.groups[worst]),
         group.samples,

@@ -88,8 +88,8 @@ def test_curvature(make_audit, make_curvature):
     table = curvature_table(made)
     assert [texts(row) for row in table.rows] == [["0.25", "3.14", "0.25", "3.14"], ["1", "1,234", "1", "-"]]
     assert [row.samples for row in table.rows] == [50, 50]
-    assert table.rows[0].cells[1].below == ("residual 0.01", "8 HVPs")
-    assert table.rows[1].cells[1].below == ("residual 0.2", "1 HVP", "not converged")
+    assert table.rows[0].cells[1].below == ("0.01, 8 HVPs",)
+    assert table.rows[1].cells[1].below == ("0.2, 1 HVP", "not converged")
     assert marks(table) == [["", "", "", ""], ["", LARGEST, "", ""]]
     assert table.notes == (
         "Measured on a subsample of at most 50 samples of each group.",

@@ -169,7 +169,7 @@ def test_curvature_is_shown_where_it_was_measured(audit, hostile, judged, parse)
 
 def test_every_verdict_is_told_in_full(audit, judged, parse):
     parsed = parse(render_page([judged(audit)]))
-    told = [pre.raw for pre in parsed.one("details", "told").all("pre")]
+    told = [pre.raw.strip() for pre in parsed.one("details", "told").all("pre")]
     assert len(told) == 6
     assert told[1] == (
         "fail accuracy drop of eight at int4 is 0.126, above the limit 0.050\n"

@@ -24,9 +24,9 @@ def test_a_broken_limit_says_who_is_hurt_and_how_much_and_at_which_precision(aud
     banner = banner_of(judged(audit))
     assert (banner.word, banner.tone, banner.meaning) == ("FAIL", "fail", "6 of 9 limits are broken")
     assert banner.summary == (
-        "At int4, accuracy of <strong><bdi>eight</bdi></strong> (n=87) falls by 0.126, from 0.644 to 0.517; "
+        "At int4, the accuracy of <strong><bdi>eight</bdi></strong> (n=87) falls by 0.126, from 0.644 to 0.517; "
         "overall it falls by 0.062, from 0.824 to 0.761. "
-        "At int2, accuracy of <strong><bdi>zero</bdi></strong> (n=89) falls by 0.888, from 1.000 to 0.112. "
+        "At int2, the accuracy of <strong><bdi>zero</bdi></strong> (n=89) falls by 0.888, from 1.000 to 0.112. "
         "int8 holds every limit."
     )
 
@@ -47,7 +47,7 @@ def test_when_all_limits_hold_the_largest_loss_is_told(make_audit, judged):
     banner = banner_of(judged(made))
     assert (banner.word, banner.tone, banner.meaning) == ("PASS", "pass", "all of 6 limits hold")
     assert banner.summary == (
-        "No group lost more than the limits allow at int8 and int4. The largest loss is at int4, accuracy of "
+        "No group lost more than the limits allow at int8 and int4. The largest loss is at int4, the accuracy of "
         "<strong><bdi>B</bdi></strong> (n=100) falls by 0.020, from 0.900 to 0.880."
     )
     same = make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 90}, int8={"A": 91, "B": 90})
@@ -70,7 +70,7 @@ def test_what_cannot_be_judged_says_why(make_audit, judged):
 def test_without_a_limit_nothing_is_judged(audit, make_audit):
     banner = banner_of(Reported("a.json", audit, ()))
     assert (banner.word, banner.tone) == ("NOT JUDGED", "none")
-    assert banner.summary.startswith("The largest loss is at int2, accuracy of <strong><bdi>zero</bdi>")
+    assert banner.summary.startswith("The largest loss is at int2, the accuracy of <strong><bdi>zero</bdi>")
     alone = banner_of(Reported("a.json", make_audit(SAMPLES, fp32=FP32), ()))
     assert alone.summary == "The audit holds fp32 alone, which is the baseline and is never judged."
 
