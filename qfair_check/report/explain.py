@@ -65,38 +65,13 @@ def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, widt
     return "\n".join([*lines, "", *wrapped([_LEGEND], width)]) + "\n"
 
 
-def layer_cure(audit: Audit, result: PrecisionResult) -> tuple[str, str] | None:
-    """Return the tensor that costs the worst-hurt group most at one precision, and the option that keeps its bits.
-
-    None where curvature was not measured, the loss of no group rises, no layer costs anything, or the tensor cannot
-    have bits of its own.
-
-    Parameters
-    ----------
-    audit : Audit
-    result : PrecisionResult
-        A quantized precision of this audit.
-    """
-    told = _accounts(audit, result) if result.curvature else []
-    if not told or told[0].account.measured <= _NEGLIGIBLE or max(told[0].costs, default=0.0) <= 0:
-        return None
-    layer = told[0].costs.index(max(told[0].costs))
-    option = _cure_option(result, layer)
-    return None if option is None else (result.moved[layer], " ".join(option))
-
-
-def _accounts(audit: Audit, result: PrecisionResult) -> list[_Group]:
-    """Return the groups that have an account, worst hurt first."""
+def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     told = [
         _Group(name, curvature.samples, curvature.account, curvature.account.by_tensor)
         for name, curvature in zip(audit.groups, result.curvature, strict=True)
         if curvature.account is not None
     ]
-    return sorted(told, key=lambda group: group.account.measured, reverse=True)
-
-
-def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
-    told = _accounts(audit, result)
+    told.sort(key=lambda group: group.account.measured, reverse=True)
     shown = told[:_MOST_GROUPS]
     digits = _digits(value for group in shown for value in (group.account.measured, group.account.predicted))
     notes = undefined_notes(audit, [result], {"account": "the account"})
@@ -166,6 +141,26 @@ def _breakdown(told: Sequence[_Group], digits: int) -> list[str]:
     more = [f"{len(broken) - _MOST_BROKEN} more"] if len(broken) > _MOST_BROKEN else []
     whose = f"group{'s' if len(broken) > 1 else ''} {', '.join([*named, *more])}"
     return [f"warning the expansion does not hold here for {whose}: the ranking of layers is a hint at most"]
+
+
+def layer_cure(result: PrecisionResult) -> tuple[str, str] | None:
+    """Return the tensor that costs the worst-hurt group most, and the option that keeps it at more bits.
+
+    None where curvature was not measured, the loss of no group rises, no layer costs anything, or the tensor cannot
+    have bits of its own.
+
+    Parameters
+    ----------
+    result : PrecisionResult
+        A quantized precision.
+    """
+    told = [curvature.account for curvature in result.curvature if curvature.account is not None]
+    worst = max(told, key=lambda account: account.measured, default=None)
+    if worst is None or worst.measured <= _NEGLIGIBLE or max(worst.by_tensor, default=0.0) <= 0:
+        return None
+    layer = worst.by_tensor.index(max(worst.by_tensor))
+    option = _cure_option(result, layer)
+    return None if option is None else (result.moved[layer], " ".join(option))
 
 
 def _cure(result: PrecisionResult, layer: int, *, has_own_bits: bool) -> list[str]:

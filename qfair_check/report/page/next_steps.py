@@ -63,7 +63,7 @@ def _by_layer(audit: Audit, failed: list[str]) -> list[Step]:
     """Return one step for each layer that costs a group most at a precision that failed."""
     named: dict[tuple[str, str], list[str]] = {}
     for name in failed:
-        if (found := layer_cure(audit, audit.at(name))) is not None:
+        if (found := layer_cure(audit.at(name))) is not None:
             named.setdefault(found, []).append(name)
     return [
         Step(f"Keep the layer that costs the worst-hurt group most at {all_of(names)} at more bits:", option)
