@@ -118,13 +118,29 @@ def test_where_the_expansion_breaks_down_the_gap_is_told(of):
         (0.5, 1.0, True),
         (0.499, 1.0, False),
         (-0.3, 0.2, False),
-        (0.00005, -0.00005, True),
-        (0.00005, -0.00006, False),
+        (0.0005, -0.0056, True),
+        (0.0005, -0.0058, False),
     ],
 )
-def test_the_expansion_is_off_by_at_most_half_where_it_holds(of, predicted, measured, holds):
+def test_the_expansion_is_off_by_at_most_half_or_by_little_beside_the_largest_change(of, predicted, measured, holds):
     groups = [accounted(200, (predicted, 0.0, 0.0), (0.0, 0.0, 0.0), measured), *INT4[1:]]
     assert ("warning" in explained(of(int4=groups))) is not holds
+
+
+@pytest.mark.parametrize(("measured", "holds"), [(-0.00005, True), (-0.00006, False)])
+def test_where_every_change_is_small_the_expansion_may_be_off_by_a_ten_thousandth(of, measured, holds):
+    small = accounted(200, (0.00005, 0.0, 0.0), (0.0, 0.0, 0.0), measured)
+    assert ("warning" in explained(of(int4=[small] * 3))) is not holds
+
+
+def test_what_is_little_depends_on_the_precision(of):
+    off = accounted(200, (0.001, 0.0, 0.0), (0.0, 0.0, 0.0), -0.001)
+    audit = of(int8=[off] * 3, int4=[off, *INT4[1:]])
+    assert [line for line in explained(audit, 300).splitlines() if line.startswith("warning")] == [
+        "warning the expansion does not hold here for groups "
+        + ", ".join(f"{name} (predicted +0.00100, measured -0.00100)" for name in GROUPS)
+        + ": the ranking of layers is a hint at most"
+    ]
 
 
 def test_the_least_even_layer_is_named_too(of):
