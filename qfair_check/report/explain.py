@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import floor, fsum, log10
 
 from qfair_check.curvature_record import Account
-from qfair_check.judge.text import printable, shown_name
+from qfair_check.judge.text import compact, printable, shown_name
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.curvature import on_samples, undefined_notes
@@ -170,7 +170,7 @@ def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:
         "predicted": [_signed(account.predicted, digits) for account in accounts],
         "first": [_signed(fsum(account.first_order), digits) for account in accounts],
         "second": [_signed(fsum(account.second_order), digits) for account in accounts],
-        "bound": [_NOTHING if account.bound is None else _plain(account.bound, digits) for account in accounts],
+        "bound": [_NOTHING if account.bound is None else compact(account.bound) for account in accounts],
     }
     cells = {head: right_aligned([head, *texts]) for head, texts in columns.items()}
     if not all(group.holds for group in shown):

@@ -58,10 +58,10 @@ int4: layer layer3.0.conv1 costs group Others most: +0.410 of a predicted +0.550
         +0.035 on average in the other groups
 cure    keep layer layer3.0.conv1 at more bits, and audit again: --layer-bits layer3.0.conv1=8
 
-group     n  measured  predicted   first  second   bound
-Others  150    +0.620     +0.550  +0.030  +0.520  12.500
-White   200    +0.060     +0.050  +0.020  +0.030   4.000
-Asian   100    +0.040     +0.050  -0.010  +0.060       -
+group     n  measured  predicted   first  second  bound
+Others  150    +0.620     +0.550  +0.030  +0.520   12.5
+White   200    +0.060     +0.050  +0.020  +0.030      4
+Asian   100    +0.040     +0.050  -0.010  +0.060      -
 
 layer           bits  Others     White     Asian
 layer3.0.conv1     4  +0.410 *  +0.040 *  +0.030 *
@@ -245,6 +245,15 @@ def test_the_costliest_layer_of_a_group_that_is_hurt_little_is_shown(of):
     assert [row.split()[0] for row in rows[1:]] == [*(f"layer{layer}" for layer in range(9)), "layer11", "2", "all"]
     assert rows[-3].split()[2:] == ["0.00", "+0.50", "*", "+0.50", "*"]
     assert rows[-2].split() == ["2", "more", "+2.00", "0.00", "0.00"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "shown"), [(15_256.8132, "15,257"), (2.5678e9, "2.57e+09"), (12.3456, "12.3"), (0.000123456, "0.000123")]
+)
+def test_a_bound_has_three_significant_digits(of, bound, shown):
+    small = accounted(200, (0.0, 0.0, 0.0), (0.0001, 0.0, 0.0), 0.0001, bound)
+    rows = [line.split() for line in explained(of(int4=[small] * 3)).splitlines()]
+    assert ["White", "200", "+0.000100", "+0.000100", "0.000000", "+0.000100", shown] in rows
 
 
 @pytest.mark.parametrize("width", [1, 30, 50])
