@@ -1,0 +1,68 @@
+"""Limits and ticks of an axis."""
+
+from collections.abc import Sequence
+from math import floor, log10
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+_WIDE_RANGE = 100
+_SHORT_RANGE, _FLAT = 100, 5
+
+
+def spans_magnitudes(values: Sequence[float]) -> bool:
+    """Return whether the positive ones among the values differ by more than a factor of 100."""
+    positive = [value for value in values if value > 0]
+    return bool(positive) and max(positive) > _WIDE_RANGE * min(positive)
+
+
+def limits(values: Sequence[float], *, log: bool, margin: float = 0.05) -> tuple[float, float]:
+    """Return the ends of an axis that holds all values, with some room on both sides.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Positive if `log`.
+    log : bool
+    margin : float
+        Share of the range that is added on each side.
+    """
+    if not values:
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    low, high = min(values), max(values)
+    if log:
+        room = max((high / low) ** margin, 1.15)
+        return low / room, high * room
+    room = (high - low) * margin or abs(low) * 0.1 or 0.1
+    return low - room, high + room
+
+
+def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int = 5) -> None:
+    """Give an axis its limits and at most about `most` ticks, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if log:
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        ratio = ends[1] / ends[0]
+        subs = (1, 2, 5) if ratio < _SHORT_RANGE else (1,)
+        axis.set_major_locator(MaxNLocator(most) if ratio < _FLAT else LogLocator(subs=subs, numticks=most))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    else:
+        axis.set_major_locator(MaxNLocator(most))
+    axis.axes.set(**{f"{axis.axis_name}lim": ends})
+
+
+def plain(value: float) -> str:
+    """Return a tick's number.
+
+    Examples
+    --------
+    >>> [plain(value) for value in (1e-06, 0.001, 0.5, 20, 100000)]
+    ['1e-6', '0.001', '0.5', '20', '1e5']
+    """
+    if value and not -4 <= floor(log10(abs(value))) < 5:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"

@@ -1,0 +1,204 @@
+"""The scatter plot: a point for each group and precision; numbers tell which group it is."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import hypot
+from typing import TYPE_CHECKING
+
+from wcwidth import wcswidth
+
+from qfair_check.record import Audit
+from qfair_check.report.figures.canvas import (
+    LINE,
+    SMALL,
+    WIDTH,
+    Canvas,
+    legend_lines,
+    painted,
+    points,
+    precision_legend,
+    text_width,
+)
+from qfair_check.report.figures.exhibit import Drawing
+from qfair_check.report.figures.palette import MARKS
+from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
+from qfair_check.report.figures.values import Quantity, drawn_groups, shown_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HEIGHT = 270
+_LEFT, _BETWEEN, _AXIS = 62, 26, 48
+_NUMBER_SIZE = 10
+_CROWD = 200
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """One panel: a quantity against another.
+
+    Parameters
+    ----------
+    x, y : Quantity
+        With the same precisions.
+    log_x, log_y : bool
+        Whether an axis is logarithmic: points at 0 or less are not drawn.
+    """
+
+    x: Quantity
+    y: Quantity
+    log_x: bool = False
+    log_y: bool = False
+
+    def at(self, precision: str) -> dict[int, Point]:
+        """Return the points that can be drawn, by position of the group."""
+        found = {}
+        pairs = zip(self.x.by_precision[precision], self.y.by_precision[precision], strict=True)
+        for index, (one, other) in enumerate(pairs):
+            x, y = one.number, other.number
+            if x is not None and y is not None and (x > 0 or not self.log_x) and (y > 0 or not self.log_y):
+                found[index] = (x, y)
+        return found
+
+
+def scatter_of(x: Quantity, y: Quantity) -> Scatter:
+    """Return a panel whose axes are logarithmic where positive values differ by more than a factor of 100."""
+    return Scatter(x, y, _is_log(x), _is_log(y))
+
+
+def _is_log(quantity: Quantity) -> bool:
+    numbers = [value.number for group in quantity.by_precision.values() for value in group if value.number is not None]
+    return spans_magnitudes(numbers) and min(numbers) >= 0
+
+
+def scatter_plot(audit: Audit, panels: Sequence[Scatter], prefix: str) -> Drawing:
+    """Return panels side by side that share the vertical axis, and what group each number is.
+
+    Parameters
+    ----------
+    audit : Audit
+    panels : sequence of Scatter
+        All with the same y.
+    prefix : str
+        What ids begin with.
+    """
+    precisions = list(panels[0].y.by_precision)
+    groups = drawn_groups(audit)
+    names = numbered_names(audit)
+    top = LINE * legend_lines(precisions) + 14
+    key_top = top + _HEIGHT + _AXIS + LINE
+
+    def paint(canvas: Canvas) -> None:
+        canvas.legend(precision_legend(precisions), LINE / 2)
+        width = (WIDTH - _LEFT - 12 - _BETWEEN * (len(panels) - 1)) / len(panels)
+        y_ends = limits(
+            [y for panel in panels for precision in precisions for _, y in panel.at(precision).values()],
+            log=panels[0].log_y,
+        )
+        name = panels[0].y.name + (", log scale" if panels[0].log_y else "")
+        canvas.sheet.text(12, top + _HEIGHT / 2, name, rotation=90, ha="center", va="center", fontsize=12)
+        for place, panel in enumerate(panels):
+            left = _LEFT + place * (width + _BETWEEN)
+            axes = canvas.axes(left, top, width, _HEIGHT)
+            _paint_panel(canvas, axes, panel, groups, y_ends)
+            if place:
+                axes.set_yticklabels([])
+            scale = ", log scale" if panel.log_x else ""
+            canvas.text(left + width / 2, top + _HEIGHT + 34, panel.x.name + scale, "center")
+        paint_key(canvas, names, key_top, f"numbers: groups at {precisions[-1]}")
+
+    told = ", ".join(panel.x.name for panel in panels)
+    alt = f"Scatter plot of {panels[0].y.name} against {told}: a point for each group and precision."
+    return Drawing(painted(key_top + LINE * key_lines(names) + 4, prefix, paint), alt)
+
+
+def _paint_panel(
+    canvas: Canvas, axes: "Axes", panel: Scatter, groups: Sequence[int], y_ends: tuple[float, float]
+) -> None:
+    by_precision = {precision: panel.at(precision) for precision in panel.y.by_precision}
+    everything = [point for found in by_precision.values() for point in found.values()]
+    set_scale(axes.xaxis, limits([x for x, _ in everything], log=panel.log_x), log=panel.log_x, most=5)
+    set_scale(axes.yaxis, y_ends, log=panel.log_y, most=6)
+    alpha = 0.55 if len(everything) > _CROWD else 0.9
+    for precision, found in by_precision.items():
+        if found:
+            xs, ys = zip(*found.values(), strict=True)
+            axes.plot(xs, ys, **points(MARKS[precision], 5.5) | {"alpha": alpha})
+    to_pixels = axes.transData + canvas.sheet.transData.inverted()
+    narrowest = list(by_precision.values())[-1]
+    at = {index: to_pixels.transform(point) for index, point in narrowest.items()}
+    labelled = [(str(place + 1), at[index]) for place, index in enumerate(groups) if index in at]
+    frame = axes.get_position()
+    box = (frame.x0 * WIDTH, (1 - frame.y1) * canvas.height, frame.x1 * WIDTH, (1 - frame.y0) * canvas.height)
+    for text, (x, y) in placed(labelled, list(at.values()), box):
+        canvas.text(x, y, text, "center", size=_NUMBER_SIZE, bold=True)
+
+
+def placed(
+    labels: Iterable[tuple[str, Point]], obstacles: Sequence[Point], box: tuple[float, float, float, float]
+) -> list[tuple[str, Point]]:
+    """Return where short labels go: beside their points, in the box, as free of the others and of points as can be.
+
+    Parameters
+    ----------
+    labels : iterable of (str, (float, float))
+        With the point that each belongs to.
+    obstacles : sequence of (float, float)
+    box : tuple of float
+        Left, top, right, bottom.
+    """
+    done: list[tuple[str, Point]] = []
+    for text, (x, y) in labels:
+        reach = text_width(text, _NUMBER_SIZE) / 2 + 5
+        spots = [
+            (x + far * reach * right, y + far * 11 * down)
+            for far in (1.0, 1.5, 2.0)
+            for right, down in ((1, 0), (0, -1), (-1, 0), (0, 1), (0.9, -0.9), (-0.9, -0.9), (-0.9, 0.9), (0.9, 0.9))
+        ]
+        inside = [
+            (left, top) for left, top in spots if box[0] + 6 < left < box[2] - 6 and box[1] + 6 < top < box[3] - 6
+        ]
+
+        def crowding(spot: Point) -> float:
+            near = sum(max(0.0, 9 - hypot(spot[0] - a, spot[1] - b)) for a, b in obstacles)
+            return near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b) in done)  # noqa: B023
+
+        done.append((text, min(inside or spots, key=crowding)))
+    return done
+
+
+def numbered_names(audit: Audit) -> list[tuple[str, str, str]]:
+    """Return number, name and size of every drawn group."""
+    groups = drawn_groups(audit)
+    names = shown_names([audit.groups[index] for index in groups])
+    return [
+        (str(place), name, f"n={audit.fp32.groups[index].samples:,}")
+        for place, (name, index) in enumerate(zip(names, groups, strict=True), 1)
+    ]
+
+
+def key_lines(names: Sequence[tuple[str, str, str]]) -> int:
+    """Return how many lines the key takes, its heading included."""
+    columns, _ = _key_shape(names)
+    return 1 + -(-len(names) // columns)
+
+
+def paint_key(canvas: Canvas, names: Sequence[tuple[str, str, str]], top: float, heading: str) -> None:
+    """Write what group each number is, in columns."""
+    columns, width = _key_shape(names)
+    lines = -(-len(names) // columns)
+    canvas.text(0, top, heading, size=SMALL, muted=True)
+    for place, (number, name, size) in enumerate(names):
+        x = (place // lines) * width
+        y = top + LINE * (1 + place % lines)
+        canvas.text(x + 16, y, number, "right", size=SMALL, bold=True)
+        canvas.text(x + 24, y, name, size=SMALL)
+        canvas.text(x + 24 + text_width(name, SMALL) + 8, y, size, size=SMALL, muted=True)
+
+
+def _key_shape(names: Sequence[tuple[str, str, str]]) -> tuple[int, float]:
+    width = 24 + 24 + max(text_width(name, SMALL) + text_width(size, SMALL) for _, name, size in names)
+    columns = max(1, min(4, int(WIDTH // width)))
+    return columns, WIDTH / columns
