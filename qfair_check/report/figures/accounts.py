@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from math import floor, fsum, log10
 
-from qfair_check.judge.text import shown_name
+from qfair_check.judge.text import printable, shown_middle, shown_name
 from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.figures.canvas import LINE, SMALL, WIDTH, Canvas, painted, text_width
 from qfair_check.report.figures.exhibit import Absent, Drawing, Exhibit, Table
 from qfair_check.report.figures.palette import COLD, HOT
 from qfair_check.report.figures.scatter import key_lines, numbered_names, paint_key
 from qfair_check.report.figures.values import (
+    NO_CURVATURE,
     NOT_DEFINED,
     Quantity,
     Value,
@@ -33,7 +34,7 @@ def account_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: 
     title, source = "Which layer hurts which group", "eq. (4)"
     results = [result for result in results_of(audit, precisions) if result.curvature and result.moved]
     if audit.settings.curvature is None:
-        return Absent(title, source, "the audit was made without curvature: audit the model again with --qfair-curvature")
+        return Absent(title, source, NO_CURVATURE)
     quantity = _predictions(results)
     if not results or quantity.why_nothing:
         return Absent(title, source, quantity.why_nothing or "no weights are quantized, so no layer costs anything")
@@ -44,7 +45,7 @@ def account_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: 
         "Each cell is what quantizing one layer adds to the loss of one group, predicted to second order from gradient "
         "and Hessian at fp32; a cell that stands out in its row is a group that pays more for this layer than others.",
         (
-            "The prediction holds where it is near the measured change of the loss, which is given below each table.",
+            "The prediction holds where it is near the measured change of the loss, the last row of each picture.",
             *_layer_notes(results),
             *drawn_note(audit),
             *undefined_notes(audit, [quantity]),
@@ -86,7 +87,11 @@ def _layer_notes(results: Sequence[PrecisionResult]) -> tuple[str, ...]:
 
 def _drawing(audit: Audit, result: PrecisionResult, prefix: str) -> Drawing:
     groups, tensors = drawn_groups(audit), costliest(result)
-    names = [*shown_apart([result.moved[index].removesuffix(".weight") for index in tensors], _NAME), "predicted", "measured"]
+    names = [
+        *shown_apart([result.moved[index].removesuffix(".weight") for index in tensors], _NAME),
+        "predicted",
+        "measured",
+    ]
     accounts = [result.curvature[index].account for index in groups]
     columns = [
         [*(account.by_tensor[index] for index in tensors), account.predicted, account.measured] if account else None
@@ -95,12 +100,12 @@ def _drawing(audit: Audit, result: PrecisionResult, prefix: str) -> Drawing:
     strongest = max((abs(value) for column in columns if column for value in column[:-2]), default=0.0)
     largest = max((abs(value) for column in columns if column for value in column), default=0.0)
     exponent = _exponent(largest)
-    unit = f" (in units of 1e{exponent})" if exponent else ""
+    unit = f" (in units of 1e{exponent} nats)" if exponent else " (nats)"
     gutter = max(map(text_width, names)) + 12
     width = min(_WIDEST, (WIDTH - gutter) / len(groups))
     top = 2 * LINE + 10
     bottom = top + _CELL * len(names) + 6
-    key = numbered_names(audit)
+    key = numbered_names(audit, [group.samples for group in result.curvature])
 
     def paint(canvas: Canvas) -> None:
         from matplotlib.patches import Rectangle
@@ -116,8 +121,12 @@ def _drawing(audit: Audit, result: PrecisionResult, prefix: str) -> Drawing:
                 value = None if column is None else column[row]
                 if value is not None and row < len(tensors) and strongest:
                     box = Rectangle(
-                        (x + 1, y - _CELL / 2 + 1), width - 2, _CELL - 2,
-                        color=HOT if value > 0 else COLD, alpha=_STRONGEST * abs(value) / strongest, linewidth=0,
+                        (x + 1, y - _CELL / 2 + 1),
+                        width - 2,
+                        _CELL - 2,
+                        color=HOT if value > 0 else COLD,
+                        alpha=_STRONGEST * abs(value) / strongest,
+                        linewidth=0,
                     )
                     canvas.sheet.add_patch(box)
                 text = "–" if value is None else _cell(value, exponent)
@@ -132,17 +141,17 @@ def _row_middle(top: float, row: int, tensors: int) -> float:
 
 
 def _exponent(largest: float) -> int:
-    """Return the power of ten that cells are in units of, so that the largest has one to three digits before the point."""
+    """Return the power of ten that cells are in units of: 0 where the largest is from 0.1 to 999."""
     if not largest:
         return 0
     power = floor(log10(largest))
-    return 0 if -2 <= power < 3 else power
+    return 0 if -1 <= power < 3 else power
 
 
 def _cell(value: float, exponent: int) -> str:
     scaled = value / 10.0**exponent
     text = f"{scaled:.0f}" if abs(scaled) >= 99.5 else f"{scaled:.1f}" if abs(scaled) >= 9.95 else f"{scaled:.2f}"
-    return "0" if not float(text) else text.replace("-", "−")
+    return (text if float(text) else text.removeprefix("-")).replace("-", "−")
 
 
 def _alt(audit: Audit, result: PrecisionResult) -> str:
@@ -154,8 +163,8 @@ def _alt(audit: Audit, result: PrecisionResult) -> str:
     }
     cost, index, tensor = max(costs)
     return (
-        f"Heatmap of layers and groups at {result.precision}: the largest cost is {cost:.3g}, of {result.moved[tensor]} "
-        f"to {shown_name(audit.groups[index])}."
+        f"Heatmap of layers and groups at {result.precision}: the largest cost is {cost:.3g}, of "
+        f"{printable(result.moved[tensor])} to {shown_name(audit.groups[index])}."
     )
 
 
@@ -171,7 +180,10 @@ def _table(audit: Audit, results: Sequence[PrecisionResult]) -> Table:
             if account is None:
                 rows.append([*start, "all", NOT_DEFINED, NOT_DEFINED, NOT_DEFINED])
                 continue
-            parts = [(result.moved[index], account.first_order[index], account.second_order[index]) for index in shown]
+            parts = [
+                (shown_middle(result.moved[index], 60), account.first_order[index], account.second_order[index])
+                for index in shown
+            ]
             if others:
                 sums = [fsum(part[index] for index in others) for part in (account.first_order, account.second_order)]
                 parts.append((f"{len(others)} others", sums[0], sums[1]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wcwidth import wcwidth
 
+from qfair_check.judge.text import shown_middle, shown_name
 from qfair_check.report.figures.palette import INK, MARKS, Mark
 from qfair_check.report.figures.svg import inlined
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 WIDTH = 720
 TEXT, SMALL = 12, 11
 LINE = 18
+NAME_WIDTH, NAME_ROOM = 24, 190
 _GAP = 16
 _FAINT, _MUTED = 0.16, 0.75
-_WIDE, _CAPITAL, _PLAIN = 1.05, 0.78, 0.6
+_WIDE, _CAPITAL, _PLAIN, _BOLD = 1.05, 0.8, 0.63, 1.12
 _RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qfair_check",
@@ -49,6 +51,11 @@ class Canvas:
         for spine in axes.spines.values():
             spine.set_alpha(2 * _FAINT)
         return axes
+
+    def pixels(self, axes: "Axes", point: tuple[float, float]) -> tuple[float, float]:
+        """Return where a point of the axes is."""
+        x, y = (axes.transData + self.sheet.transData.inverted()).transform(point)
+        return float(x), float(y)
 
     def text(
         self,
@@ -103,12 +110,14 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
     paint : callable
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    settings: dict[Any, Any] = {
+        name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")
+    }
+    settings |= _RC
     stream = io.StringIO()
-    with mpl.rc_context(defaults | _RC), warnings.catch_warnings():
+    with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
@@ -116,7 +125,7 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
         sheet.set_axis_off()
         sheet.set(xlim=(0, WIDTH), ylim=(height, 0))
         paint(Canvas(figure, sheet, height))
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None})
     return inlined(stream.getvalue(), prefix)
 
 
@@ -154,8 +163,8 @@ def dashes(mark: Mark) -> dict[str, Any]:
     return {"dashes": mark.dashes} if mark.dashes else {"linestyle": "-"}
 
 
-def text_width(text: str, size: float = TEXT) -> float:
-    """Return about how many pixels a line of text takes in whatever font a browser has, rather too many than too few."""
+def text_width(text: str, size: float = TEXT, *, bold: bool = False) -> float:
+    """Return about how many pixels a line takes in whatever font a browser has, rather too many than too few."""
     ems = 0.0
     for character in text:
         columns = wcwidth(character)
@@ -163,4 +172,32 @@ def text_width(text: str, size: float = TEXT) -> float:
             ems += _WIDE
         elif columns == 1:
             ems += _CAPITAL if character.isupper() or character in "mw@%" else _PLAIN
-    return ems * size
+    return ems * size * (_BOLD if bold else 1)
+
+
+def shown_names(names: Sequence[str], room: float, size: float = TEXT, *, bold: bool = False) -> list[str]:
+    """Return names that fit a figure: at most `room` pixels wide; those that would look alike are numbered.
+
+    Examples
+    --------
+    >>> shown_names(["White", "women, 30 to 39 years", "women, 40 to 49 years"], 90)
+    ['White', 'wom…years', 'wom…years (2)']
+    """
+    for shorten in (shown_name, shown_middle):
+        shown = [_fitted(name, shorten, room, size, bold=bold) for name in names]
+        if len(set(shown)) == len(set(names)):
+            return shown
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in shown:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    return numbered
+
+
+def _fitted(name: str, shorten: Callable[[str, int], str], room: float, size: float, *, bold: bool) -> str:
+    for width in range(NAME_WIDTH, 4, -1):
+        shown = shorten(name, width)
+        if text_width(shown, size, bold=bold) <= room:
+            break
+    return shown

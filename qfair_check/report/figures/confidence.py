@@ -14,18 +14,18 @@ from qfair_check.report.figures.canvas import (
     legend_lines,
     painted,
     precision_legend,
+    shown_names,
     text_width,
 )
 from qfair_check.report.figures.exhibit import Absent, Drawing, Exhibit, Table
 from qfair_check.report.figures.palette import MARKS
-from qfair_check.report.figures.scales import set_scale
 from qfair_check.report.figures.values import (
+    NOT_DEFINED,
     Quantity,
     Value,
     drawn_groups,
     drawn_note,
     results_of,
-    shown_names,
     table_names,
     undefined_notes,
 )
@@ -45,7 +45,7 @@ def dtdb_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: str
         return Absent(title, source, f"no group has it: {quantity.why_nothing}")
     groups = drawn_groups(audit)
     rows = [
-        [name, f"{at.groups[index].samples:,}", at.precision, *map(str, merged(at.groups[index].dtdb))]
+        [name, f"{at.groups[index].samples:,}", at.precision, *_cells(at.groups[index].dtdb)]
         for index, name in enumerate(table_names(audit))
         for at in results
     ]
@@ -68,14 +68,19 @@ def dtdb_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: str
 
 
 def merged(counts: Sequence[int]) -> list[int]:
-    """Return the counts of 10 bins; nothing if there are none.
+    """Return the counts of 10 bins.
 
     Examples
     --------
     >>> merged([1] * 50)
     [5, 5, 5, 5, 5, 5, 5, 5, 5, 5]
     """
-    return np.reshape(counts, (BINS, -1)).sum(axis=1).tolist() if len(counts) else ["not defined"] * BINS
+    step = len(counts) // BINS
+    return [sum(counts[first : first + step]) for first in range(0, len(counts), step)]
+
+
+def _cells(counts: Sequence[int]) -> list[str]:
+    return [str(count) for count in merged(counts)] if counts else [NOT_DEFINED] * BINS
 
 
 def _existence(results: Sequence[PrecisionResult]) -> Quantity:
@@ -93,24 +98,26 @@ def _existence(results: Sequence[PrecisionResult]) -> Quantity:
 
 
 def _svg(audit: Audit, results: Sequence[PrecisionResult], groups: Sequence[int], key: str) -> str:
-    names = shown_names([audit.groups[index] for index in groups], 16)
     precisions = [result.precision for result in results]
     top = LINE * legend_lines(precisions, lines=True) + 8
     columns = min(_COLUMNS, max(2, len(groups)))
     rows = -(-len(groups) // columns)
     width = (WIDTH - _LEFT - 10 - _BETWEEN * (columns - 1)) / columns
+    sizes = [f"n={audit.fp32.groups[index].samples:,}" for index in groups]
+    room = width - max(text_width(size, SMALL) for size in sizes) - 8
+    names = shown_names([audit.groups[index] for index in groups], room, SMALL, bold=True)
     height = top + rows * (_TITLE + _PANEL + 10) + _AXIS
 
     def paint(canvas: Canvas) -> None:
         canvas.legend(precision_legend(precisions), LINE / 2, lines=True)
-        for place, (index, name) in enumerate(zip(groups, names, strict=True)):
+        for place, (index, name, size) in enumerate(zip(groups, names, sizes, strict=True)):
             down, right = divmod(place, columns)
             x, y = _LEFT + right * (width + _BETWEEN), top + down * (_TITLE + _PANEL + 10) + _TITLE
-            size = f"n={audit.fp32.groups[index].samples:,}"
             canvas.text(x, y - 11, name, size=SMALL, bold=True)
             canvas.text(x + width, y - 11, size, "right", size=SMALL, muted=True)
             axes = canvas.axes(x, y, width, _PANEL)
-            set_scale(axes.yaxis, (0, 1.04), log=False, most=2)
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_ylim(0, 1.05)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.set_xlim(0, 1)
             if right:

@@ -1,31 +1,32 @@
 """The dot plot: a row for each group, its values at every precision side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qfair_check.judge.text import compact, shown_name
 from qfair_check.record import Audit
 from qfair_check.report.figures.canvas import (
     LINE,
+    NAME_ROOM,
     SMALL,
-    TEXT,
     WIDTH,
     Canvas,
     legend_lines,
     painted,
     points,
     precision_legend,
+    shown_names,
     text_width,
 )
 from qfair_check.report.figures.exhibit import Drawing
 from qfair_check.report.figures.palette import INK, MARKS
 from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
-from qfair_check.report.figures.values import Quantity, drawn_groups, shown_names
+from qfair_check.report.figures.values import Quantity, drawn_groups
 
-_STEP = 5.5
+_STEP = 6.2
 _LEAST_ROW = 24
 _BAND = 0.05
-_AXIS = 44
+_AXIS, _RIGHT = 44, 12
 _BETWEEN = 22
 
 
@@ -56,7 +57,9 @@ class Panel:
 
 def panel_of(quantity: Quantity) -> Panel:
     """Return the quantity on a logarithmic axis where its positive values differ by more than a factor of 100."""
-    numbers = [value.number for values in quantity.by_precision.values() for value in values if value.number is not None]
+    numbers = [
+        value.number for values in quantity.by_precision.values() for value in values if value.number is not None
+    ]
     return Panel(quantity, log=spans_magnitudes(numbers) and min(numbers) >= 0)
 
 
@@ -74,10 +77,11 @@ def dot_plot(audit: Audit, panels: Sequence[Panel], prefix: str, samples: Sequen
         What n is, by group.
     """
     groups = drawn_groups(audit)
-    names = shown_names([audit.groups[index] for index in groups])
+    names = shown_names([audit.groups[index] for index in groups], NAME_ROOM)
     precisions = list(panels[0].quantity.by_precision)
     sizes = [f"n={samples[index]:,}" for index in groups]
-    gutter = max(map(text_width, [*names, "group"])) + max(text_width(size, SMALL) for size in sizes) + 18
+    widest_size = max(text_width(size, SMALL) for size in sizes)
+    gutter = max(map(text_width, names)) + widest_size + 28
     top = LINE * legend_lines(precisions) + 14
     row = max(_LEAST_ROW, _STEP * len(precisions) + 8)
     bottom = top + row * len(groups)
@@ -87,10 +91,12 @@ def dot_plot(audit: Audit, panels: Sequence[Panel], prefix: str, samples: Sequen
         for place, (name, size) in enumerate(zip(names, sizes, strict=True)):
             y = top + row * (place + 0.5)
             if place % 2 == 0:
-                canvas.sheet.axhspan(y - row / 2, y + row / 2, color=INK, alpha=_BAND, linewidth=0)
-            canvas.text(gutter - 14 - max(text_width(one, SMALL) for one in sizes), y, name, "right")
+                canvas.sheet.axhspan(
+                    y - row / 2, y + row / 2, xmax=1 - _RIGHT / WIDTH, color=INK, alpha=_BAND, linewidth=0
+                )
+            canvas.text(gutter - 20 - widest_size, y, name, "right")
             canvas.text(gutter - 8, y, size, "right", size=SMALL, muted=True)
-        width = (WIDTH - gutter - 12 - _BETWEEN * (len(panels) - 1)) / len(panels)
+        width = (WIDTH - gutter - _RIGHT - _BETWEEN * (len(panels) - 1)) / len(panels)
         for place, panel in enumerate(panels):
             left = gutter + place * (width + _BETWEEN)
             _paint_panel(canvas, panel, groups, (left, top, width, bottom - top))
@@ -104,7 +110,7 @@ def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: tuple
     ends = limits(panel.shown(groups), log=panel.log)
     axes.grid(visible=False, axis="y")
     axes.set(ylim=(len(groups), 0), yticks=[])
-    set_scale(axes.xaxis, ends, log=panel.log, most=max(2, int(width / 75)))
+    set_scale(axes.xaxis, ends, log=panel.log, most=max(3, int(width / 60)))
     scale = ", log scale" if panel.log else ""
     canvas.text(left + width / 2, top + height + 32, panel.quantity.name + scale, "center")
     row = height / len(groups)
@@ -121,8 +127,12 @@ def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: tuple
         spans = [(y, value.interval) for value, y in drawn if value.interval is not None]
         if spans:
             axes.hlines(
-                [y for y, _ in spans], [low for _, (low, _) in spans], [high for _, (_, high) in spans],
-                colors=mark.colour, linewidth=1.2, alpha=0.7,
+                [y for y, _ in spans],
+                [low for _, (low, _) in spans],
+                [high for _, (_, high) in spans],
+                colors=mark.colour,
+                linewidth=1.2,
+                alpha=0.7,
             )
         for is_settled in (True, False):
             chosen = [(value.number or 0.0, y) for value, y in drawn if value.is_settled is is_settled]

@@ -3,22 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import dist
 
 from qfair_check.gaps import exact_fvo
 from qfair_check.judge.pareto import Standing, candidates_of, standings
+from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import printable, shown_name
 from qfair_check.judge.verdicts import Outcome
-from qfair_check.judge.statistics import wilson_interval
 from qfair_check.record import Audit, PrecisionResult
-from qfair_check.report.figures.canvas import LINE, SMALL, WIDTH, Canvas, legend_lines, painted, points, text_width
+from qfair_check.report.figures.canvas import (
+    LINE,
+    SMALL,
+    WIDTH,
+    Canvas,
+    legend_lines,
+    painted,
+    points,
+    shown_names,
+    text_width,
+)
 from qfair_check.report.figures.exhibit import Drawing, Exhibit, Table
 from qfair_check.report.figures.palette import INK, MARKS, Mark, audit_mark
 from qfair_check.report.figures.scales import limits, set_scale
-from qfair_check.report.figures.scatter import placed
-from qfair_check.report.figures.values import shown_names
+from qfair_check.report.figures.scatter import Point, paint_labels, placed
 
 _HEIGHT = 340
 _LEFT, _AXIS = 58, 46
+_SAME = 7
+_HOLLOW = {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 12}
 _WORDS = {Outcome.PASS: "yes", Outcome.FAIL: "no", Outcome.INSUFFICIENT: "unsure"}
 
 
@@ -127,7 +139,7 @@ def _mark(point: _Point, several: bool) -> Mark:
 
 def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point], key: str) -> str:
     several = len(names) > 1
-    shown = shown_names(names, 40) if several else []
+    shown = shown_names(names, 300) if several else []
     top = LINE * (legend_lines(shown) if several else 0) + LINE + 12
     places = [point.place or (0.0, 0.0) for point in drawn]
 
@@ -143,11 +155,13 @@ def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point],
             xs, ys = zip(*stairs, strict=True)
             ends = (*axes.get_ylim(), *axes.get_xlim())
             axes.step([xs[0], *xs, ends[3]], [ends[0], *ys, ys[-1]], where="post", color=INK, alpha=0.5, linewidth=1.3)
-        for point, (x, y) in zip(drawn, places, strict=True):
-            look = points(_mark(point, several), 9)
-            is_baseline = point.standing is None
-            axes.plot([x], [y], **look | ({"markerfacecolor": "none", "markeredgewidth": 1.5} if is_baseline else {}))
-        _label(canvas, axes, drawn, places, top)
+        for is_baseline in (False, True):
+            for point, (x, y) in zip(drawn, places, strict=True):
+                if (point.standing is None) is is_baseline:
+                    axes.plot([x], [y], **points(_mark(point, several), 9) | (_HOLLOW if is_baseline else {}))
+        at = [canvas.pixels(axes, place) for place in places]
+        box = (_LEFT, top, WIDTH - 12, top + _HEIGHT)
+        paint_labels(canvas, placed(_labels(drawn, at), at, box, SMALL), size=SMALL, bold=False)
         canvas.sheet.text(12, top + _HEIGHT / 2, "overall accuracy", rotation=90, ha="center", va="center", fontsize=12)
         canvas.text(_LEFT + (WIDTH - _LEFT) / 2, top + _HEIGHT + 34, "FVO", "center")
 
@@ -158,13 +172,17 @@ def _paint_key(canvas: Canvas, y: float, several: bool) -> None:
     canvas.sheet.plot([1, 29], [y, y], color=INK, alpha=0.5, linewidth=1.3)
     canvas.text(36, y, "Pareto front", size=SMALL)
     x = 36 + text_width("Pareto front", SMALL) + 24
-    canvas.sheet.plot([x], [y], **points(MARKS["fp32"], 8) | {"markerfacecolor": "none", "markeredgewidth": 1.5})
+    canvas.sheet.plot([x], [y], **points(MARKS["fp32"], 9) | _HOLLOW)
     canvas.text(x + 12, y, "hollow: fp32, the baseline", size=SMALL)
 
 
-def _label(canvas: Canvas, axes: object, drawn: Sequence[_Point], places: Sequence[tuple[float, float]], top: float) -> None:
-    to_pixels = axes.transData + canvas.sheet.transData.inverted()
-    at = [tuple(map(float, to_pixels.transform(place))) for place in places]
-    labels = [(point.result.precision, place) for point, place in zip(drawn, at, strict=True)]
-    for text, (x, y) in placed(labels, at, (_LEFT + 14, top, WIDTH - 26, top + _HEIGHT)):
-        canvas.text(x, y, text, "center", size=SMALL)
+def _labels(drawn: Sequence[_Point], at: Sequence[Point]) -> list[tuple[str, Point]]:
+    """Return a label for each point, or one for those at the same place."""
+    joined: list[tuple[list[str], Point]] = []
+    for point, place in zip(drawn, at, strict=True):
+        near = next((texts for texts, other in joined if dist(place, other) < _SAME), None)
+        if near is None:
+            joined.append(([point.result.precision], place))
+        elif point.result.precision not in near:
+            near.append(point.result.precision)
+    return [(", ".join(texts), place) for texts, place in joined]

@@ -16,9 +16,7 @@ from qfair_check.report.figures.values import (
 )
 
 
-def accuracy_exhibit(
-    audit: Audit, precisions: Sequence[str] | None = None, key: str = "accuracy"
-) -> Exhibit | Absent:
+def accuracy_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: str = "accuracy") -> Exhibit | Absent:
     """Return the accuracy of every group at each precision, with Wilson's 95% intervals.
 
     Parameters

@@ -56,7 +56,17 @@ class Mark:
 
 _ORDER = ("fp16", "bf16", "int8", "int7", "int6", "int5", "int4", "int3", "int2")
 _MARKERS = ("s", "p", "^", "<", ">", "h", "D", "v", "X")
-_DASHES = ((6.0, 2.0), (6.0, 1.0, 1.0, 1.0), (4.0, 1.5), (3.0, 3.0), (2.0, 2.0), (8.0, 2.0, 2.0, 2.0), (3.0, 1.0, 1.0, 1.0), (1.0, 1.0), ())
+_DASHES = (
+    (6.0, 2.0),
+    (6.0, 1.0, 1.0, 1.0),
+    (4.0, 1.5),
+    (3.0, 3.0),
+    (2.0, 2.0),
+    (8.0, 2.0, 2.0, 2.0),
+    (3.0, 1.0, 1.0, 1.0),
+    (1.0, 1.0),
+    (),
+)
 MARKS = {"fp32": Mark(INK, "o")} | {
     name: Mark(colour.light, marker, dashes)
     for name, colour, marker, dashes in zip(_ORDER, COLOURS, _MARKERS, _DASHES, strict=True)

@@ -42,8 +42,9 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
     """Give an axis its limits and at most about `most` ticks, written as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+    is_x = axis is axis.axes.xaxis
     if log:
-        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        (axis.axes.set_xscale if is_x else axis.axes.set_yscale)("log")
         ratio = ends[1] / ends[0]
         subs = (1, 2, 5) if ratio < _SHORT_RANGE else (1,)
         axis.set_major_locator(MaxNLocator(most) if ratio < _FLAT else LogLocator(subs=subs, numticks=most))
@@ -51,7 +52,7 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     else:
         axis.set_major_locator(MaxNLocator(most))
-    axis.axes.set(**{f"{axis.axis_name}lim": ends})
+    (axis.axes.set_xlim if is_x else axis.axes.set_ylim)(*ends)
 
 
 def plain(value: float) -> str:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from math import hypot
 from typing import TYPE_CHECKING
 
-from wcwidth import wcswidth
-
 from qfair_check.record import Audit
 from qfair_check.report.figures.canvas import (
     LINE,
+    NAME_ROOM,
     SMALL,
     WIDTH,
     Canvas,
@@ -17,12 +16,13 @@ from qfair_check.report.figures.canvas import (
     painted,
     points,
     precision_legend,
+    shown_names,
     text_width,
 )
 from qfair_check.report.figures.exhibit import Drawing
-from qfair_check.report.figures.palette import MARKS
+from qfair_check.report.figures.palette import INK, MARKS
 from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
-from qfair_check.report.figures.values import Quantity, drawn_groups, shown_names
+from qfair_check.report.figures.values import Quantity, drawn_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ _HEIGHT = 270
 _LEFT, _BETWEEN, _AXIS = 62, 26, 48
 _NUMBER_SIZE = 10
 _CROWD = 200
+_NEAR = 14
 
 Point = tuple[float, float]
 
@@ -86,7 +87,7 @@ def scatter_plot(audit: Audit, panels: Sequence[Scatter], prefix: str) -> Drawin
     """
     precisions = list(panels[0].y.by_precision)
     groups = drawn_groups(audit)
-    names = numbered_names(audit)
+    names = numbered_names(audit, [group.samples for group in audit.fp32.groups])
     top = LINE * legend_lines(precisions) + 14
     key_top = top + _HEIGHT + _AXIS + LINE
 
@@ -125,21 +126,30 @@ def _paint_panel(
     for precision, found in by_precision.items():
         if found:
             xs, ys = zip(*found.values(), strict=True)
-            axes.plot(xs, ys, **points(MARKS[precision], 5.5) | {"alpha": alpha})
-    to_pixels = axes.transData + canvas.sheet.transData.inverted()
+            axes.plot(xs, ys, **points(MARKS[precision], 8 if precision == "fp32" else 5.5) | {"alpha": alpha})
     narrowest = list(by_precision.values())[-1]
-    at = {index: to_pixels.transform(point) for index, point in narrowest.items()}
+    at = {index: canvas.pixels(axes, point) for index, point in narrowest.items()}
     labelled = [(str(place + 1), at[index]) for place, index in enumerate(groups) if index in at]
     frame = axes.get_position()
     box = (frame.x0 * WIDTH, (1 - frame.y1) * canvas.height, frame.x1 * WIDTH, (1 - frame.y0) * canvas.height)
-    for text, (x, y) in placed(labelled, list(at.values()), box):
-        canvas.text(x, y, text, "center", size=_NUMBER_SIZE, bold=True)
+    paint_labels(canvas, placed(labelled, list(at.values()), box, _NUMBER_SIZE), size=_NUMBER_SIZE, bold=True)
+
+
+def paint_labels(canvas: Canvas, labels: Iterable[tuple[str, Point, Point]], *, size: float, bold: bool) -> None:
+    """Write labels where `placed` put them, with a thin line to a point that is far."""
+    for text, (x, y), (to_x, to_y) in labels:
+        gap = hypot(x - to_x, y - to_y)
+        if gap > _NEAR + text_width(text, size, bold=bold) / 2:
+            start, end = size * 0.6 / gap, 1 - 4 / gap
+            xs, ys = ([a + (b - a) * share for share in (start, end)] for a, b in ((x, to_x), (y, to_y)))
+            canvas.sheet.plot(xs, ys, color=INK, alpha=0.5, linewidth=0.7)
+        canvas.text(x, y, text, "center", size=size, bold=bold)
 
 
 def placed(
-    labels: Iterable[tuple[str, Point]], obstacles: Sequence[Point], box: tuple[float, float, float, float]
-) -> list[tuple[str, Point]]:
-    """Return where short labels go: beside their points, in the box, as free of the others and of points as can be.
+    labels: Iterable[tuple[str, Point]], obstacles: Sequence[Point], box: tuple[float, float, float, float], size: float
+) -> list[tuple[str, Point, Point]]:
+    """Return each label, where its middle goes, and its point: in the box, as free of others and of points as can be.
 
     Parameters
     ----------
@@ -148,33 +158,37 @@ def placed(
     obstacles : sequence of (float, float)
     box : tuple of float
         Left, top, right, bottom.
+    size : float
+        Of the letters, in pixels.
     """
-    done: list[tuple[str, Point]] = []
+    done: list[tuple[str, Point, Point]] = []
     for text, (x, y) in labels:
-        reach = text_width(text, _NUMBER_SIZE) / 2 + 5
+        reach = text_width(text, size, bold=True) / 2 + 5
         spots = [
-            (x + far * reach * right, y + far * 11 * down)
+            (x + far * reach * right, y + far * (size / 2 + 6) * down)
             for far in (1.0, 1.5, 2.0)
             for right, down in ((1, 0), (0, -1), (-1, 0), (0, 1), (0.9, -0.9), (-0.9, -0.9), (-0.9, 0.9), (0.9, 0.9))
         ]
         inside = [
-            (left, top) for left, top in spots if box[0] + 6 < left < box[2] - 6 and box[1] + 6 < top < box[3] - 6
+            (left, top)
+            for left, top in spots
+            if box[0] + reach - 4 < left < box[2] - reach + 4 and box[1] + 6 < top < box[3] - 6
         ]
 
         def crowding(spot: Point) -> float:
             near = sum(max(0.0, 9 - hypot(spot[0] - a, spot[1] - b)) for a, b in obstacles)
-            return near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b) in done)  # noqa: B023
+            return near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b), _ in done)
 
-        done.append((text, min(inside or spots, key=crowding)))
+        done.append((text, min(inside or spots, key=crowding), (x, y)))
     return done
 
 
-def numbered_names(audit: Audit) -> list[tuple[str, str, str]]:
-    """Return number, name and size of every drawn group."""
+def numbered_names(audit: Audit, samples: Sequence[int]) -> list[tuple[str, str, str]]:
+    """Return number, name and n of every drawn group; `samples` holds n of every group."""
     groups = drawn_groups(audit)
-    names = shown_names([audit.groups[index] for index in groups])
+    names = shown_names([audit.groups[index] for index in groups], NAME_ROOM, SMALL)
     return [
-        (str(place), name, f"n={audit.fp32.groups[index].samples:,}")
+        (str(place), name, f"n={samples[index]:,}")
         for place, (name, index) in enumerate(zip(names, groups, strict=True), 1)
     ]
 

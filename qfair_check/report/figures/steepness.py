@@ -9,6 +9,7 @@ from qfair_check.report.figures.exhibit import Absent, Exhibit
 from qfair_check.report.figures.scatter import Scatter, scatter_of, scatter_plot
 from qfair_check.report.figures.values import (
     MOST_DRAWN,
+    NO_CURVATURE,
     Quantity,
     Value,
     below_log_notes,
@@ -21,7 +22,6 @@ from qfair_check.report.figures.values import (
     wide_table,
 )
 
-_ABSENT = "the audit was made without curvature: audit the model again with --qfair-curvature"
 _GRADIENT, _LAMBDA = "gradient norm", "λmax"
 
 
@@ -60,9 +60,7 @@ def gradient_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key:
     )
 
 
-def lambda_exhibit(
-    audit: Audit, precisions: Sequence[str] | None = None, key: str = "lambda"
-) -> Exhibit | Absent:
+def lambda_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: str = "lambda") -> Exhibit | Absent:
     """Return λmax of every group against accuracy, prediction probability and gradient norm; as `gradient_exhibit`."""
     title, source = "λmax against accuracy, prediction probability and gradient norm", "Fig. 9"
     results = results_of(audit, precisions)
@@ -117,7 +115,7 @@ def log_lambda_exhibit(
 
 def _why_absent(audit: Audit, quantity: Quantity) -> str:
     if audit.settings.curvature is None:
-        return _ABSENT
+        return NO_CURVATURE
     return f"no group has a {quantity.name}: {quantity.why_nothing}" if quantity.why_nothing else ""
 
 

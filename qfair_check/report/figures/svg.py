@@ -30,7 +30,8 @@ def inlined(svg: str, prefix: str) -> str:
     root = ET.fromstring(svg)
     _prune(root)
     referred = {element.attrib[_HREF][1:] for element in root.iter() if _HREF in element.attrib}
-    names = {old: f"{prefix}-{number}" for number, old in enumerate(sorted(referred, key=_order(root)), 1)}
+    defined = [element.attrib["id"] for element in root.iter() if element.get("id") in referred]
+    names = {old: f"{prefix}-{number}" for number, old in enumerate(defined, 1)}
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         _rewrite(element, names)
@@ -56,10 +57,6 @@ def _prune(element: ET.Element) -> None:
         child.tail = None
     if element.tag.rpartition("}")[2] not in ("text", "tspan"):
         element.text = None
-
-
-def _order(root: ET.Element) -> "dict[str, int].__getitem__":  # type: ignore[name-defined]
-    return {element.attrib["id"]: place for place, element in enumerate(root.iter()) if "id" in element.attrib}.__getitem__
 
 
 def _rewrite(element: ET.Element, names: dict[str, str]) -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.statistics import wilson_interval
-from qfair_check.judge.text import MOST_REASONS, printable, shown_middle, shown_name
+from qfair_check.judge.text import MOST_REASONS, printable, shown_name
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.figures.exhibit import Table
 
 MOST_DRAWN = 12
-NAME_WIDTH = 24
 NOT_DEFINED = "not defined"
+NO_CURVATURE = "the audit was made without curvature: audit the model again with --qfair-curvature"
 _TABLE_NAME = 100
 _FEW = 5
 _NOT_HELD = "the audit does not hold it; audit the model again with this version of qfair_check"
@@ -140,25 +140,6 @@ def drawn_note(audit: Audit) -> tuple[str, ...]:
     )
 
 
-def shown_names(names: Sequence[str], width: int = NAME_WIDTH) -> list[str]:
-    """Return names that fit a figure: at most `width` columns; those that would look alike are numbered.
-
-    Examples
-    --------
-    >>> shown_names(["White", "women, 30 to 39 years", "women, 40 to 49 years"], 12)
-    ['White', 'wome… years', 'wome… years (2)']
-    """
-    for shown in ([shown_name(name, width) for name in names], [shown_middle(name, width) for name in names]):
-        if len(set(shown)) == len(set(names)):
-            return shown
-    seen: dict[str, int] = {}
-    numbered = []
-    for name in shown:
-        seen[name] = seen.get(name, 0) + 1
-        numbered.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
-    return numbered
-
-
 def table_names(audit: Audit) -> list[str]:
     """Return the groups' names as tables write them."""
     return [shown_name(name, _TABLE_NAME) for name in audit.groups]
@@ -213,8 +194,8 @@ def undefined_notes(audit: Audit, quantities: Iterable[Quantity]) -> tuple[str, 
     if len(found) > MOST_REASONS:
         told.append(f"{len(found) - MOST_REASONS:,} more reasons like these; the tables say which values are missing.")
     told += [
-        f"Hollow: {quantity} of {_whose(groups, audit)} at {', '.join(precisions)} did not converge: the true value may "
-        "be larger."
+        f"Hollow: {quantity} of {_whose(groups, audit)} at {', '.join(precisions)} did not converge: the true value "
+        "may be larger."
         for quantity, (groups, precisions) in doubtful.items()
     ]
     return tuple(told)

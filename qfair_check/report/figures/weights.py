@@ -70,15 +70,15 @@ def _change_svg(audit: Audit, key: str) -> str:
     results = audit.precisions
     height = _TOP + _ROW * len(results) + _AXIS
     gutter = max(text_width(result.precision) for result in results) + 10
-    differences = [result.weights.weight_difference for result in results]
+    differences: list[float | None] = [result.weights.weight_difference for result in results]
     shares = [result.weights.sparsity for result in results]
 
     def paint(canvas: Canvas) -> None:
         for place, result in enumerate(results):
             canvas.text(gutter - 8, _TOP + _ROW * (place + 0.5), result.precision, "right")
         width = (WIDTH - gutter - _BETWEEN) / 2
-        columns = [
-            ("absolute weight difference (sum)", differences, [compact(value) for value in differences], None),
+        columns: list[tuple[str, list[float | None], list[str], float | None]] = [
+            ("absolute weight difference (sum)", differences, [compact(value or 0) for value in differences], None),
             ("sparsity (share of weights that are 0)", shares, [_share(value) for value in shares], 1.0),
         ]
         for number, (name, values, texts, most) in enumerate(columns):
