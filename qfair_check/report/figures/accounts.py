@@ -108,8 +108,6 @@ def _drawing(audit: Audit, result: PrecisionResult, prefix: str) -> Drawing:
     key = numbered_names(audit, [group.samples for group in result.curvature])
 
     def paint(canvas: Canvas) -> None:
-        from matplotlib.patches import Rectangle
-
         canvas.text(0, 10, f"{result.precision}: change of the loss{unit}", bold=True)
         for row, name in enumerate(names):
             canvas.text(gutter - 8, _row_middle(top, row, len(tensors)), name, "right", muted=row >= len(tensors))
@@ -120,15 +118,8 @@ def _drawing(audit: Audit, result: PrecisionResult, prefix: str) -> Drawing:
                 y = _row_middle(top, row, len(tensors))
                 value = None if column is None else column[row]
                 if value is not None and row < len(tensors) and strongest:
-                    box = Rectangle(
-                        (x + 1, y - _CELL / 2 + 1),
-                        width - 2,
-                        _CELL - 2,
-                        color=HOT if value > 0 else COLD,
-                        alpha=_STRONGEST * abs(value) / strongest,
-                        linewidth=0,
-                    )
-                    canvas.sheet.add_patch(box)
+                    colour, alpha = HOT if value > 0 else COLD, _STRONGEST * abs(value) / strongest
+                    canvas.box((x + 1, y - _CELL / 2 + 1, width - 2, _CELL - 2), colour, alpha=alpha)
                 text = "–" if value is None else _cell(value, exponent)
                 canvas.text(x + width / 2, y, text, "center", size=SMALL if width > 42 else 10)
         paint_key(canvas, key, bottom + LINE, "columns: groups")
@@ -180,14 +171,12 @@ def _table(audit: Audit, results: Sequence[PrecisionResult]) -> Table:
             if account is None:
                 rows.append([*start, "all", NOT_DEFINED, NOT_DEFINED, NOT_DEFINED])
                 continue
-            parts = [
-                (shown_middle(result.moved[index], 60), account.first_order[index], account.second_order[index])
-                for index in shown
-            ]
+            first, second = account.first_order, account.second_order
+            parts = [(shown_middle(result.moved[index], 60), first[index], second[index]) for index in shown]
             if others:
-                sums = [fsum(part[index] for index in others) for part in (account.first_order, account.second_order)]
+                sums = [fsum(part[index] for index in others) for part in (first, second)]
                 parts.append((f"{len(others)} others", sums[0], sums[1]))
-            parts.append(("predicted, all", fsum(account.first_order), fsum(account.second_order)))
+            parts.append(("predicted, all", fsum(first), fsum(second)))
             rows += [[*start, tensor, f"{g:.4g}", f"{h:.4g}", f"{g + h:.4g}"] for tensor, g, h in parts]
             rows.append([*start, "measured", "", "", f"{account.measured:.4g}"])
     return Table(["group", "n", "precision", "layer", "gradient part", "Hessian part", "change of the loss"], rows)

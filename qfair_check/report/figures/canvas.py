@@ -1,4 +1,4 @@
-"""The sheet that figures are drawn on: pixels from the upper left corner, and axes of one look."""
+"""What figures are drawn on: pixels from the upper left corner, and axes of one look."""
 
 import io
 import warnings
@@ -15,6 +15,7 @@ from qfair_check.report.figures.svg import inlined
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 WIDTH = 720
 TEXT, SMALL = 12, 11
@@ -23,6 +24,7 @@ NAME_WIDTH, NAME_ROOM = 24, 190
 _GAP = 16
 _FAINT, _MUTED = 0.16, 0.75
 _WIDE, _CAPITAL, _PLAIN, _BOLD = 1.05, 0.8, 0.63, 1.12
+_KEPT = {"backend", "backend_fallback"}
 _RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qfair_check",
@@ -32,18 +34,22 @@ _RC: dict[str, Any] = {
 }
 
 
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A figure of `WIDTH` pixels, and axes over all of it whose units are pixels from the upper left corner."""
+    """A figure of `WIDTH` pixels, and the transform of pixels from its upper left corner."""
 
     figure: "Figure"
-    sheet: "Axes"
     height: float
+    to_figure: "Transform"
 
-    def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
+    def axes(self, box: Box) -> "Axes":
         """Return new axes: a faint frame, no tick marks."""
-        box = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
-        axes = self.figure.add_axes(box)
+        left, top, width, height = box
+        place = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        axes = self.figure.add_axes(place)
         axes.patch.set_visible(False)
         axes.tick_params(length=0, labelsize=SMALL, pad=4)
         axes.grid(visible=True, color=INK, alpha=_FAINT, linewidth=0.7)
@@ -54,8 +60,21 @@ class Canvas:
 
     def pixels(self, axes: "Axes", point: tuple[float, float]) -> tuple[float, float]:
         """Return where a point of the axes is."""
-        x, y = (axes.transData + self.sheet.transData.inverted()).transform(point)
+        x, y = (axes.transData + self.to_figure.inverted()).transform(point)
         return float(x), float(y)
+
+    def plot(self, xs: Sequence[float], ys: Sequence[float], **look: Any) -> None:
+        """Draw a line, or points."""
+        from matplotlib.lines import Line2D
+
+        self.figure.add_artist(Line2D(xs, ys, transform=self.to_figure, **look))
+
+    def box(self, box: Box, colour: str, *, alpha: float = 1, below: bool = False) -> None:
+        """Fill a rectangle; one `below` lies under the axes."""
+        from matplotlib.patches import Rectangle
+
+        look: dict[str, Any] = {"color": colour, "alpha": alpha, "linewidth": 0, "zorder": -1 if below else 1}
+        self.figure.add_artist(Rectangle(box[:2], *box[2:], transform=self.to_figure, **look))
 
     def text(
         self,
@@ -69,16 +88,14 @@ class Canvas:
         bold: bool = False,
     ) -> None:
         """Write text whose middle is at the height y; it is never read as mathematics."""
-        self.sheet.text(
-            x,
-            y + 0.36 * size,
-            text,
-            ha=anchor,
-            va="baseline",
-            fontsize=size,
-            alpha=_MUTED if muted else None,
-            weight="bold" if bold else "normal",
-        )
+        look: dict[str, Any] = {"alpha": _MUTED if muted else None, "weight": "bold" if bold else "normal"}
+        y += 0.36 * size
+        self.figure.text(x, y, text, transform=self.to_figure, ha=anchor, va="baseline", fontsize=size, **look)
+
+    def upright(self, x: float, y: float, text: str) -> None:
+        """Write text from below upwards; its middle is at x and y."""
+        look: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": TEXT}
+        self.figure.text(x, y, text, transform=self.to_figure, **look)
 
     def legend(self, entries: Iterable[tuple[str, Mark]], y: float, *, left: float = 0, lines: bool = False) -> None:
         """Draw the marks with their names side by side; those that do not fit go to the next line."""
@@ -89,9 +106,9 @@ class Canvas:
             if x + taken - _GAP > WIDTH and x > left:
                 x, y = left, y + LINE
             if lines:
-                self.sheet.plot([x + 1, x + sample - 1], [y, y], color=mark.colour, linewidth=1.8, **dashes(mark))
+                self.plot([x + 1, x + sample - 1], [y, y], color=mark.colour, linewidth=1.8, **dashes(mark))
             else:
-                self.sheet.plot([x + sample / 2], [y], **points(mark, 7))
+                self.plot([x + sample / 2], [y], **points(mark, 7))
             self.text(x + sample + 6, y, name)
             x += taken
 
@@ -111,20 +128,17 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Affine2D
 
-    settings: dict[Any, Any] = {
-        name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")
-    }
+    settings: dict[Any, Any] = {name: mpl.rcParamsDefault[name] for name in mpl.rcParamsDefault if name not in _KEPT}
     settings |= _RC
     stream = io.StringIO()
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-        sheet = figure.add_axes((0, 0, 1, 1))
-        sheet.set_axis_off()
-        sheet.set(xlim=(0, WIDTH), ylim=(height, 0))
-        paint(Canvas(figure, sheet, height))
+        to_figure = Affine2D().scale(1 / WIDTH, -1 / height).translate(0, 1) + figure.transFigure
+        paint(Canvas(figure, height, to_figure))
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return inlined(stream.getvalue(), prefix)
 

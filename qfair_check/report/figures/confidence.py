@@ -115,7 +115,7 @@ def _svg(audit: Audit, results: Sequence[PrecisionResult], groups: Sequence[int]
             x, y = _LEFT + right * (width + _BETWEEN), top + down * (_TITLE + _PANEL + 10) + _TITLE
             canvas.text(x, y - 11, name, size=SMALL, bold=True)
             canvas.text(x + width, y - 11, size, "right", size=SMALL, muted=True)
-            axes = canvas.axes(x, y, width, _PANEL)
+            axes = canvas.axes((x, y, width, _PANEL))
             axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.set_ylim(0, 1.05)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

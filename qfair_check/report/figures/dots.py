@@ -10,6 +10,7 @@ from qfair_check.report.figures.canvas import (
     NAME_ROOM,
     SMALL,
     WIDTH,
+    Box,
     Canvas,
     legend_lines,
     painted,
@@ -91,9 +92,7 @@ def dot_plot(audit: Audit, panels: Sequence[Panel], prefix: str, samples: Sequen
         for place, (name, size) in enumerate(zip(names, sizes, strict=True)):
             y = top + row * (place + 0.5)
             if place % 2 == 0:
-                canvas.sheet.axhspan(
-                    y - row / 2, y + row / 2, xmax=1 - _RIGHT / WIDTH, color=INK, alpha=_BAND, linewidth=0
-                )
+                canvas.box((0, y - row / 2, WIDTH - _RIGHT, row), INK, alpha=_BAND, below=True)
             canvas.text(gutter - 20 - widest_size, y, name, "right")
             canvas.text(gutter - 8, y, size, "right", size=SMALL, muted=True)
         width = (WIDTH - gutter - _RIGHT - _BETWEEN * (len(panels) - 1)) / len(panels)
@@ -104,9 +103,9 @@ def dot_plot(audit: Audit, panels: Sequence[Panel], prefix: str, samples: Sequen
     return Drawing(painted(bottom + _AXIS, prefix, paint), _alt(audit, panels))
 
 
-def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: tuple[float, float, float, float]) -> None:
+def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: Box) -> None:
     left, top, width, height = box
-    axes = canvas.axes(*box)
+    axes = canvas.axes(box)
     ends = limits(panel.shown(groups), log=panel.log)
     axes.grid(visible=False, axis="y")
     axes.set(ylim=(len(groups), 0), yticks=[])

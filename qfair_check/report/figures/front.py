@@ -147,7 +147,7 @@ def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point],
         if several:
             canvas.legend([(name, audit_mark(index)) for index, name in enumerate(shown)], LINE / 2)
         _paint_key(canvas, top - LINE - 4 + LINE / 2, several)
-        axes = canvas.axes(_LEFT, top, WIDTH - _LEFT - 12, _HEIGHT)
+        axes = canvas.axes((_LEFT, top, WIDTH - _LEFT - 12, _HEIGHT))
         set_scale(axes.xaxis, limits([x for x, _ in places], log=False, margin=0.09), log=False, most=7)
         set_scale(axes.yaxis, limits([y for _, y in places], log=False, margin=0.09), log=False, most=6)
         stairs = sorted({point.place for point in front if point.place is not None})
@@ -162,17 +162,17 @@ def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point],
         at = [canvas.pixels(axes, place) for place in places]
         box = (_LEFT, top, WIDTH - 12, top + _HEIGHT)
         paint_labels(canvas, placed(_labels(drawn, at), at, box, SMALL), size=SMALL, bold=False)
-        canvas.sheet.text(12, top + _HEIGHT / 2, "overall accuracy", rotation=90, ha="center", va="center", fontsize=12)
+        canvas.upright(12, top + _HEIGHT / 2, "overall accuracy")
         canvas.text(_LEFT + (WIDTH - _LEFT) / 2, top + _HEIGHT + 34, "FVO", "center")
 
     return painted(top + _HEIGHT + _AXIS, key, paint)
 
 
 def _paint_key(canvas: Canvas, y: float, several: bool) -> None:
-    canvas.sheet.plot([1, 29], [y, y], color=INK, alpha=0.5, linewidth=1.3)
+    canvas.plot([1, 29], [y, y], color=INK, alpha=0.5, linewidth=1.3)
     canvas.text(36, y, "Pareto front", size=SMALL)
     x = 36 + text_width("Pareto front", SMALL) + 24
-    canvas.sheet.plot([x], [y], **points(MARKS["fp32"], 9) | _HOLLOW)
+    canvas.plot([x], [y], **points(MARKS["fp32"], 9) | _HOLLOW)
     canvas.text(x + 12, y, "hollow: fp32, the baseline", size=SMALL)
 
 

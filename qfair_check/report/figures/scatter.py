@@ -31,7 +31,7 @@ _HEIGHT = 270
 _LEFT, _BETWEEN, _AXIS = 62, 26, 48
 _NUMBER_SIZE = 10
 _CROWD = 200
-_NEAR = 14
+_NEAR, _SIGHT = 14, 70
 
 Point = tuple[float, float]
 
@@ -99,10 +99,10 @@ def scatter_plot(audit: Audit, panels: Sequence[Scatter], prefix: str) -> Drawin
             log=panels[0].log_y,
         )
         name = panels[0].y.name + (", log scale" if panels[0].log_y else "")
-        canvas.sheet.text(12, top + _HEIGHT / 2, name, rotation=90, ha="center", va="center", fontsize=12)
+        canvas.upright(12, top + _HEIGHT / 2, name)
         for place, panel in enumerate(panels):
             left = _LEFT + place * (width + _BETWEEN)
-            axes = canvas.axes(left, top, width, _HEIGHT)
+            axes = canvas.axes((left, top, width, _HEIGHT))
             _paint_panel(canvas, axes, panel, groups, y_ends)
             if place:
                 axes.set_yticklabels([])
@@ -142,7 +142,7 @@ def paint_labels(canvas: Canvas, labels: Iterable[tuple[str, Point, Point]], *, 
         if gap > _NEAR + text_width(text, size, bold=bold) / 2:
             start, end = size * 0.6 / gap, 1 - 4 / gap
             xs, ys = ([a + (b - a) * share for share in (start, end)] for a, b in ((x, to_x), (y, to_y)))
-            canvas.sheet.plot(xs, ys, color=INK, alpha=0.5, linewidth=0.7)
+            canvas.plot(xs, ys, color=INK, alpha=0.5, linewidth=0.7)
         canvas.text(x, y, text, "center", size=size, bold=bold)
 
 
@@ -163,6 +163,7 @@ def placed(
     """
     done: list[tuple[str, Point, Point]] = []
     for text, (x, y) in labels:
+        near = [place for place in obstacles if abs(place[0] - x) < _SIGHT and abs(place[1] - y) < _SIGHT]
         reach = text_width(text, size, bold=True) / 2 + 5
         spots = [
             (x + far * reach * right, y + far * (size / 2 + 6) * down)
@@ -176,8 +177,8 @@ def placed(
         ]
 
         def crowding(spot: Point) -> float:
-            near = sum(max(0.0, 9 - hypot(spot[0] - a, spot[1] - b)) for a, b in obstacles)
-            return near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b), _ in done)
+            points_near = sum(max(0.0, 9 - hypot(spot[0] - a, spot[1] - b)) for a, b in near)  # noqa: B023
+            return points_near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b), _ in done)
 
         done.append((text, min(inside or spots, key=crowding), (x, y)))
     return done

@@ -9,7 +9,7 @@ from qfair_check.judge.text import compact, shown_middle
 from qfair_check.record import Audit, Histogram, PrecisionResult
 from qfair_check.report.figures.canvas import LINE, SMALL, WIDTH, Canvas, painted, text_width
 from qfair_check.report.figures.exhibit import Absent, Drawing, Exhibit, Table
-from qfair_check.report.figures.palette import MARKS
+from qfair_check.report.figures.palette import INK, MARKS
 from qfair_check.report.figures.scales import set_scale
 
 _ROW, _TOP, _AXIS = 26, 26, 8
@@ -86,10 +86,10 @@ def _change_svg(audit: Audit, key: str) -> str:
             room = width - max(map(text_width, texts)) - 8
             longest = most or max((value or 0 for value in values), default=0) or 1
             canvas.text(left, 10, name)
-            canvas.sheet.plot([left, left], [_TOP, height - _AXIS], color="#000000", alpha=0.4, linewidth=0.8)
+            canvas.plot([left, left], [_TOP, height - _AXIS], color=INK, alpha=0.4, linewidth=0.8)
             for place, (result, value, text) in enumerate(zip(results, values, texts, strict=True)):
                 y, end = _TOP + _ROW * (place + 0.5), room * (value or 0) / longest
-                canvas.sheet.barh([y], [end], 15, left=left, color=MARKS[result.precision].colour, linewidth=0)
+                canvas.box((left, y - 7.5, end, 15), MARKS[result.precision].colour)
                 canvas.text(left + end + 6, y, text, size=SMALL)
 
     return painted(height, key, paint)
@@ -130,7 +130,7 @@ def _distribution_svg(results: Sequence[PrecisionResult], key: str) -> str:
             down, right = divmod(place, _COLUMNS)
             x, y = left + right * (width + between), down * row + _PANEL_TITLE
             canvas.text(x, y - 11, result.precision, bold=True)
-            axes = canvas.axes(x, y, width, _PANEL)
+            axes = canvas.axes((x, y, width, _PANEL))
             set_scale(axes.yaxis, (_FLOOR, max(most * 1.6, 10)), log=True, most=4)
             set_scale(axes.xaxis, (low, high) if high > low else (low - 1, high + 1), log=False, most=4)
             if right:
