@@ -1,10 +1,11 @@
 """Every exhibit of an audit, in the order of the paper's figures."""
 
+from qfair_check.judge.text import printable
 from qfair_check.record import Audit
 from qfair_check.report.figures.accounts import account_exhibit
 from qfair_check.report.figures.confidence import dtdb_exhibit
 from qfair_check.report.figures.exhibit import Absent, Exhibit
-from qfair_check.report.figures.front import front_exhibit
+from qfair_check.report.figures.front import SOURCE, TITLE, front_exhibit
 from qfair_check.report.figures.groups import (
     accuracy_exhibit,
     distance_exhibit,
@@ -49,5 +50,8 @@ def exhibits(audit: Audit, prefix: str = "") -> tuple[tuple[Exhibit, ...], tuple
 def _front(audit: Audit, key: str) -> Exhibit | Absent:
     if not audit.quantized:
         reason = "the audit holds no quantized precision: name one with --bits"
-        return Absent("Overall accuracy against FVO, and the Pareto front", "Fig. 12", reason)
+        return Absent(TITLE, SOURCE, reason)
+    if all(result.fvo is None for result in audit.precisions):
+        reason = f"FVO is not defined: {printable(audit.fp32.undefined.get('fvo', 'the audit gives no reason'))}"
+        return Absent(TITLE, SOURCE, reason)
     return front_exhibit(["the audit"], [audit], key)

@@ -137,6 +137,7 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        figure.patch.set_visible(False)
         to_figure = Affine2D().scale(1 / WIDTH, -1 / height).translate(0, 1) + figure.transFigure
         paint(Canvas(figure, height, to_figure))
         figure.savefig(stream, format="svg", metadata={"Date": None})

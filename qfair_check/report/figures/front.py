@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import dist
 
 from qfair_check.gaps import exact_fvo
@@ -23,10 +24,11 @@ from qfair_check.report.figures.canvas import (
     text_width,
 )
 from qfair_check.report.figures.exhibit import Drawing, Exhibit, Table
+from qfair_check.report.figures.labels import Point, paint_labels, placed
 from qfair_check.report.figures.palette import INK, MARKS, Mark, audit_mark
 from qfair_check.report.figures.scales import limits, set_scale
-from qfair_check.report.figures.scatter import Point, paint_labels, placed
 
+TITLE, SOURCE = "Overall accuracy against FVO, and the Pareto front", "Fig. 12"
 _HEIGHT = 340
 _LEFT, _AXIS = 58, 46
 _SAME = 7
@@ -69,15 +71,15 @@ def front_exhibit(names: Sequence[str], audits: Sequence[Audit], key: str = "fro
     found = _points(audits, standings(candidates_of(audits, names)))
     front = [point for point in found if point.standing is not None and point.standing.outcome is Outcome.PASS]
     drawn = [point for point in found if point.place is not None]
-    on_front = ", ".join(_name(point, names) for point in front) or "none"
+    alt = f"Scatter plot; on the Pareto front: {', '.join(_name(point, names) for point in front) or 'none'}."
     return Exhibit(
         key,
-        "Overall accuracy against FVO, and the Pareto front",
-        "Fig. 12",
+        TITLE,
+        SOURCE,
         "Up is more accurate, left is fairer (FVO is the largest gap in accuracy between two groups); on the line are "
         "the candidates that no other beats in both.",
         _notes(found, names),
-        (Drawing(_svg(names, drawn, front, key), f"Scatter plot; on the Pareto front: {on_front}."),),
+        (Drawing(_svg(names, drawn, front, key), alt),) if drawn else (),
         Table(
             [*(["audit"] if len(names) > 1 else []), "precision", "n", "overall accuracy", "FVO", "on the front"],
             [_row(point, names) for point in found],
@@ -150,18 +152,24 @@ def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point],
         axes = canvas.axes((_LEFT, top, WIDTH - _LEFT - 12, _HEIGHT))
         set_scale(axes.xaxis, limits([x for x, _ in places], log=False, margin=0.09), log=False, most=7)
         set_scale(axes.yaxis, limits([y for _, y in places], log=False, margin=0.09), log=False, most=6)
+        steps: list[tuple[float, float]] = []
         stairs = sorted({point.place for point in front if point.place is not None})
         if stairs:
             xs, ys = zip(*stairs, strict=True)
             ends = (*axes.get_ylim(), *axes.get_xlim())
-            axes.step([xs[0], *xs, ends[3]], [ends[0], *ys, ys[-1]], where="post", color=INK, alpha=0.5, linewidth=1.3)
+            steps = [(xs[0], ends[0])]
+            for x, y in [*stairs, (ends[3], ys[-1])]:
+                steps += [(x, steps[-1][1]), (x, y)]
+            axes.plot(*zip(*steps, strict=True), color=INK, alpha=0.5, linewidth=1.3)
         for is_baseline in (False, True):
             for point, (x, y) in zip(drawn, places, strict=True):
                 if (point.standing is None) is is_baseline:
                     axes.plot([x], [y], **points(_mark(point, several), 9) | (_HOLLOW if is_baseline else {}))
         at = [canvas.pixels(axes, place) for place in places]
+        corners = [canvas.pixels(axes, corner) for corner in steps]
+        obstacles = [*at, *(spot for one, other in pairwise(corners) for spot in _between(one, other))]
         box = (_LEFT, top, WIDTH - 12, top + _HEIGHT)
-        paint_labels(canvas, placed(_labels(drawn, at), at, box, SMALL), size=SMALL, bold=False)
+        paint_labels(canvas, placed(_labels(drawn, at), obstacles, box, SMALL, 8), size=SMALL, bold=False)
         canvas.upright(12, top + _HEIGHT / 2, "overall accuracy")
         canvas.text(_LEFT + (WIDTH - _LEFT) / 2, top + _HEIGHT + 34, "FVO", "center")
 
@@ -174,6 +182,13 @@ def _paint_key(canvas: Canvas, y: float, several: bool) -> None:
     x = 36 + text_width("Pareto front", SMALL) + 24
     canvas.plot([x], [y], **points(MARKS["fp32"], 9) | _HOLLOW)
     canvas.text(x + 12, y, "hollow: fp32, the baseline", size=SMALL)
+
+
+def _between(one: Point, other: Point) -> list[Point]:
+    """Return points on the line from one to the other, a label's height apart."""
+    count = max(1, int(dist(one, other) / _SAME))
+    shares = [step / count for step in range(count)]
+    return [(one[0] + (other[0] - one[0]) * share, one[1] + (other[1] - one[1]) * share) for share in shares]
 
 
 def _labels(drawn: Sequence[_Point], at: Sequence[Point]) -> list[tuple[str, Point]]:

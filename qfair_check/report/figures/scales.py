@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 _WIDE_RANGE = 100
 _SHORT_RANGE, _FLAT = 100, 5
+_STEPS = (1, 2, 5, 10)
 
 
 def spans_magnitudes(values: Sequence[float]) -> bool:
@@ -47,11 +48,13 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
         (axis.axes.set_xscale if is_x else axis.axes.set_yscale)("log")
         ratio = ends[1] / ends[0]
         subs = (1, 2, 5) if ratio < _SHORT_RANGE else (1,)
-        axis.set_major_locator(MaxNLocator(most) if ratio < _FLAT else LogLocator(subs=subs, numticks=most))
+        axis.set_major_locator(
+            MaxNLocator(most, steps=_STEPS) if ratio < _FLAT else LogLocator(subs=subs, numticks=most)
+        )
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     else:
-        axis.set_major_locator(MaxNLocator(most))
+        axis.set_major_locator(MaxNLocator(most, steps=_STEPS))
     (axis.axes.set_xlim if is_x else axis.axes.set_ylim)(*ends)
 
 

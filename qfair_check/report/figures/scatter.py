@@ -1,8 +1,7 @@
 """The scatter plot: a point for each group and precision; numbers tell which group it is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot
 from typing import TYPE_CHECKING
 
 from qfair_check.record import Audit
@@ -20,7 +19,8 @@ from qfair_check.report.figures.canvas import (
     text_width,
 )
 from qfair_check.report.figures.exhibit import Drawing
-from qfair_check.report.figures.palette import INK, MARKS
+from qfair_check.report.figures.labels import Point, paint_labels, placed
+from qfair_check.report.figures.palette import MARKS
 from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
 from qfair_check.report.figures.values import Quantity, drawn_groups
 
@@ -31,9 +31,6 @@ _HEIGHT = 270
 _LEFT, _BETWEEN, _AXIS = 62, 26, 48
 _NUMBER_SIZE = 10
 _CROWD = 200
-_NEAR, _SIGHT = 14, 70
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,55 +130,6 @@ def _paint_panel(
     frame = axes.get_position()
     box = (frame.x0 * WIDTH, (1 - frame.y1) * canvas.height, frame.x1 * WIDTH, (1 - frame.y0) * canvas.height)
     paint_labels(canvas, placed(labelled, list(at.values()), box, _NUMBER_SIZE), size=_NUMBER_SIZE, bold=True)
-
-
-def paint_labels(canvas: Canvas, labels: Iterable[tuple[str, Point, Point]], *, size: float, bold: bool) -> None:
-    """Write labels where `placed` put them, with a thin line to a point that is far."""
-    for text, (x, y), (to_x, to_y) in labels:
-        gap = hypot(x - to_x, y - to_y)
-        if gap > _NEAR + text_width(text, size, bold=bold) / 2:
-            start, end = size * 0.6 / gap, 1 - 4 / gap
-            xs, ys = ([a + (b - a) * share for share in (start, end)] for a, b in ((x, to_x), (y, to_y)))
-            canvas.plot(xs, ys, color=INK, alpha=0.5, linewidth=0.7)
-        canvas.text(x, y, text, "center", size=size, bold=bold)
-
-
-def placed(
-    labels: Iterable[tuple[str, Point]], obstacles: Sequence[Point], box: tuple[float, float, float, float], size: float
-) -> list[tuple[str, Point, Point]]:
-    """Return each label, where its middle goes, and its point: in the box, as free of others and of points as can be.
-
-    Parameters
-    ----------
-    labels : iterable of (str, (float, float))
-        With the point that each belongs to.
-    obstacles : sequence of (float, float)
-    box : tuple of float
-        Left, top, right, bottom.
-    size : float
-        Of the letters, in pixels.
-    """
-    done: list[tuple[str, Point, Point]] = []
-    for text, (x, y) in labels:
-        near = [place for place in obstacles if abs(place[0] - x) < _SIGHT and abs(place[1] - y) < _SIGHT]
-        reach = text_width(text, size, bold=True) / 2 + 5
-        spots = [
-            (x + far * reach * right, y + far * (size / 2 + 6) * down)
-            for far in (1.0, 1.5, 2.0)
-            for right, down in ((1, 0), (0, -1), (-1, 0), (0, 1), (0.9, -0.9), (-0.9, -0.9), (-0.9, 0.9), (0.9, 0.9))
-        ]
-        inside = [
-            (left, top)
-            for left, top in spots
-            if box[0] + reach - 4 < left < box[2] - reach + 4 and box[1] + 6 < top < box[3] - 6
-        ]
-
-        def crowding(spot: Point) -> float:
-            points_near = sum(max(0.0, 9 - hypot(spot[0] - a, spot[1] - b)) for a, b in near)  # noqa: B023
-            return points_near + sum(max(0.0, 15 - hypot(spot[0] - a, spot[1] - b)) for _, (a, b), _ in done)
-
-        done.append((text, min(inside or spots, key=crowding), (x, y)))
-    return done
 
 
 def numbered_names(audit: Audit, samples: Sequence[int]) -> list[tuple[str, str, str]]:

@@ -14,10 +14,8 @@ from qfair_check.report.figures.scales import set_scale
 
 _ROW, _TOP, _AXIS = 26, 26, 8
 _BETWEEN = 40
-_NOTHING_QUANTIZED = (
-    "no weights of this model are quantized: a plain callable does not show its weights; give qfair_check the model "
-    "itself"
-)
+_CALLABLE = "a plain callable does not show its weights; audit the model itself: a file, or a torch.nn.Module"
+_NONE_QUANTIZED = "no weights of this model are quantized; leave out --qfair-exclude"
 _COLUMNS = 3
 _PANEL, _PANEL_TITLE, _PANEL_AXIS = 120, 22, 24
 _FLOOR = 0.5
@@ -27,7 +25,7 @@ def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit |
     """Return weight difference and sparsity by precision; absent if no weights are quantized."""
     title, source = "Weight difference and sparsity by precision", "Fig. 3"
     if not any(result.weights.elements for result in audit.precisions):
-        return Absent(title, source, _NOTHING_QUANTIZED)
+        return Absent(title, source, _why_none(audit))
     last = audit.precisions[-1]
     rows = [
         [
@@ -99,7 +97,7 @@ def weight_distribution_exhibit(audit: Audit, key: str = "weight-distribution") 
     """Return the histogram of the weights at each precision; absent if no weights are quantized."""
     title, source = "Weight distributions", "Fig. 4"
     if not any(sum(result.weights.histogram.counts) for result in audit.precisions):
-        return Absent(title, source, _NOTHING_QUANTIZED)
+        return Absent(title, source, _why_none(audit))
     levels = max((layer.levels for layer in audit.precisions[-1].weights.layers), default=0)
     alt = f"Histogram of the weights at {', '.join(result.precision for result in audit.precisions)}."
     if levels:
@@ -123,7 +121,7 @@ def _distribution_svg(results: Sequence[PrecisionResult], key: str) -> str:
     width = (WIDTH - left - 8 - between * (_COLUMNS - 1)) / _COLUMNS
     low = min(result.weights.histogram.low for result in results)
     high = max(result.weights.histogram.high for result in results)
-    most = max(max(result.weights.histogram.counts) for result in results)
+    most = max(max(result.weights.histogram.counts, default=0) for result in results)
 
     def paint(canvas: Canvas) -> None:
         for place, result in enumerate(results):
@@ -162,6 +160,10 @@ def _distribution_table(results: Sequence[PrecisionResult]) -> Table:
 
 def _edges(histogram: Histogram) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     return np.linspace(histogram.low, histogram.high, len(histogram.counts) + 1)
+
+
+def _why_none(audit: Audit) -> str:
+    return _CALLABLE if audit.model.sha256 is None else _NONE_QUANTIZED
 
 
 def _share(value: float | None) -> str:
