@@ -35,9 +35,11 @@ def account_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: 
     results = [result for result in results_of(audit, precisions) if result.curvature and result.moved]
     if audit.settings.curvature is None:
         return Absent(title, source, NO_CURVATURE)
+    if not results:
+        return Absent(title, source, "no weights are quantized at these precisions, so no layer costs anything")
     quantity = _predictions(results)
-    if not results or quantity.why_nothing:
-        return Absent(title, source, quantity.why_nothing or "no weights are quantized, so no layer costs anything")
+    if quantity.why_nothing:
+        return Absent(title, source, f"no group has an account: {quantity.why_nothing}")
     return Exhibit(
         key,
         title,
@@ -50,7 +52,7 @@ def account_exhibit(audit: Audit, precisions: Sequence[str] | None = None, key: 
             *drawn_note(audit),
             *undefined_notes(audit, [quantity]),
         ),
-        tuple(_drawing(audit, result, f"{key}-{result.precision}") for result in results),
+        tuple(_drawing(audit, result, f"{key}-{result.precision}") for result in results if _is_told(result)),
         _table(audit, results),
     )
 
@@ -60,6 +62,10 @@ def costliest(result: PrecisionResult) -> list[int]:
     parts = [group.account.by_tensor for group in result.curvature if group.account is not None]
     size = [max((abs(part[index]) for part in parts), default=0.0) for index in range(len(result.moved))]
     return sorted(sorted(range(len(size)), key=size.__getitem__, reverse=True)[:MOST_LAYERS])
+
+
+def _is_told(result: PrecisionResult) -> bool:
+    return any(group.account is not None for group in result.curvature)
 
 
 def _predictions(results: Sequence[PrecisionResult]) -> Quantity:

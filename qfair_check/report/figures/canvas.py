@@ -195,8 +195,8 @@ def shown_names(names: Sequence[str], room: float, size: float = TEXT, *, bold: 
 
     Examples
     --------
-    >>> shown_names(["White", "women, 30 to 39 years", "women, 40 to 49 years"], 90)
-    ['White', 'wom…years', 'wom…years (2)']
+    >>> shown_names(["White", "women, 30 to 39 years", "women, 30 to 49 years"], 90)
+    ['White', 'wom…9 years', 'wom…9 years (2)']
     """
     for shorten in (shown_name, shown_middle):
         shown = [_fitted(name, shorten, room, size, bold=bold) for name in names]

@@ -63,9 +63,11 @@ class Quantity:
 
     @property
     def why_nothing(self) -> str:
-        """The first reason if no value is defined, else empty."""
+        """The first reason why there is none if no value is defined, else empty."""
         values = [value for group in self.by_precision.values() for value in group]
-        if not values or any(value.number is not None for value in values):
+        if not values:
+            return "there are no groups"
+        if any(value.number is not None for value in values):
             return ""
         return values[0].reason
 
