@@ -21,7 +21,7 @@ from qfair_check.report.figures.canvas import (
 )
 from qfair_check.report.figures.exhibit import Drawing
 from qfair_check.report.figures.palette import INK, MARKS
-from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
+from qfair_check.report.figures.scales import axis_name, limits, set_scale, spans_magnitudes
 from qfair_check.report.figures.values import Quantity, drawn_groups
 
 _STEP = 6.2
@@ -110,8 +110,7 @@ def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: Box) 
     axes.grid(visible=False, axis="y")
     axes.set(ylim=(len(groups), 0), yticks=[])
     set_scale(axes.xaxis, ends, log=panel.log, most=max(3, int(width / 60)))
-    scale = ", log scale" if panel.log else ""
-    canvas.text(left + width / 2, top + height + 32, panel.quantity.name + scale, "center")
+    canvas.text(left + width / 2, top + height + 32, axis_name(panel.quantity.name, width, log=panel.log), "center")
     row = height / len(groups)
     count = len(panel.quantity.by_precision)
     step = min(_STEP / row, 0.16)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING
 
+from qfair_check.report.figures.canvas import text_width
+
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
@@ -49,13 +51,21 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
         ratio = ends[1] / ends[0]
         subs = (1, 2, 5) if ratio < _SHORT_RANGE else (1,)
         axis.set_major_locator(
-            MaxNLocator(most, steps=_STEPS) if ratio < _FLAT else LogLocator(subs=subs, numticks=most)
+            MaxNLocator(most, steps=_STEPS) if ratio < _FLAT else LogLocator(subs=subs, numticks=most + 2)
         )
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     else:
         axis.set_major_locator(MaxNLocator(most, steps=_STEPS))
     (axis.axes.set_xlim if is_x else axis.axes.set_ylim)(*ends)
+
+
+def axis_name(name: str, room: float, *, log: bool) -> str:
+    """Return what is written beside an axis: that it is logarithmic is told in short where there is little room."""
+    if not log:
+        return name
+    told = f"{name}, log scale"
+    return told if text_width(told) <= room else f"{name} (log)"
 
 
 def plain(value: float) -> str:

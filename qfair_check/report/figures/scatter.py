@@ -21,7 +21,7 @@ from qfair_check.report.figures.canvas import (
 from qfair_check.report.figures.exhibit import Drawing
 from qfair_check.report.figures.labels import Point, paint_labels, placed
 from qfair_check.report.figures.palette import MARKS
-from qfair_check.report.figures.scales import limits, set_scale, spans_magnitudes
+from qfair_check.report.figures.scales import axis_name, limits, set_scale, spans_magnitudes
 from qfair_check.report.figures.values import Quantity, drawn_groups
 
 if TYPE_CHECKING:
@@ -95,16 +95,14 @@ def scatter_plot(audit: Audit, panels: Sequence[Scatter], prefix: str) -> Drawin
             [y for panel in panels for precision in precisions for _, y in panel.at(precision).values()],
             log=panels[0].log_y,
         )
-        name = panels[0].y.name + (", log scale" if panels[0].log_y else "")
-        canvas.upright(12, top + _HEIGHT / 2, name)
+        canvas.upright(12, top + _HEIGHT / 2, axis_name(panels[0].y.name, _HEIGHT, log=panels[0].log_y))
         for place, panel in enumerate(panels):
             left = _LEFT + place * (width + _BETWEEN)
             axes = canvas.axes((left, top, width, _HEIGHT))
             _paint_panel(canvas, axes, panel, groups, y_ends)
             if place:
                 axes.set_yticklabels([])
-            scale = ", log scale" if panel.log_x else ""
-            canvas.text(left + width / 2, top + _HEIGHT + 34, panel.x.name + scale, "center")
+            canvas.text(left + width / 2, top + _HEIGHT + 34, axis_name(panel.x.name, width, log=panel.log_x), "center")
         paint_key(canvas, names, key_top, f"numbers: groups at {precisions[-1]}")
 
     told = ", ".join(panel.x.name for panel in panels)
@@ -119,11 +117,13 @@ def _paint_panel(
     everything = [point for found in by_precision.values() for point in found.values()]
     set_scale(axes.xaxis, limits([x for x, _ in everything], log=panel.log_x), log=panel.log_x, most=5)
     set_scale(axes.yaxis, y_ends, log=panel.log_y, most=6)
-    alpha = 0.55 if len(everything) > _CROWD else 0.9
+    alpha, size = (0.6, 4.5) if len(everything) > _CROWD else (0.9, 5.5)
     for precision, found in by_precision.items():
         if found:
             xs, ys = zip(*found.values(), strict=True)
-            axes.plot(xs, ys, **points(MARKS[precision], 8 if precision == "fp32" else 5.5) | {"alpha": alpha})
+            axes.plot(
+                xs, ys, **points(MARKS[precision], 1.4 * size if precision == "fp32" else size) | {"alpha": alpha}
+            )
     narrowest = list(by_precision.values())[-1]
     at = {index: canvas.pixels(axes, point) for index, point in narrowest.items()}
     labelled = [(str(place + 1), at[index]) for place, index in enumerate(groups) if index in at]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfair_check.report.figures.scales import limits, plain, spans_magnitudes
+from qfair_check.report.figures.scales import axis_name, limits, plain, spans_magnitudes
 
 POSITIVE = st.lists(st.floats(1e-12, 1e12), min_size=1)
 
@@ -37,3 +37,10 @@ def test_magnitudes_do_not_depend_on_the_unit(values, unit):
 )
 def test_ticks_are_short(value, text):
     assert plain(value) == text
+
+
+@pytest.mark.parametrize(
+    ("room", "log", "text"), [(300, True, "loss, log scale"), (60, True, "loss (log)"), (60, False, "loss")]
+)
+def test_an_axis_says_that_it_is_logarithmic(room, log, text):
+    assert axis_name("loss", room, log=log) == text
