@@ -58,10 +58,12 @@ class Canvas:
             spine.set_alpha(2 * _FAINT)
         return axes
 
-    def pixels(self, axes: "Axes", point: tuple[float, float]) -> tuple[float, float]:
-        """Return where a point of the axes is."""
-        x, y = (axes.transData + self.to_figure.inverted()).transform(point)
-        return float(x), float(y)
+    def pixels(self, axes: "Axes", points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Return where points of the axes are."""
+        if not points:
+            return []
+        found = (axes.transData + self.to_figure.inverted()).transform(points)
+        return [(float(x), float(y)) for x, y in found]
 
     def plot(self, xs: Sequence[float], ys: Sequence[float], **look: Any) -> None:
         """Draw a line, or points."""

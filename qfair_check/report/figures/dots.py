@@ -113,7 +113,7 @@ def _paint_panel(canvas: Canvas, panel: Panel, groups: Sequence[int], box: Box) 
     canvas.text(left + width / 2, top + height + 32, axis_name(panel.quantity.name, width, log=panel.log), "center")
     row = height / len(groups)
     count = len(panel.quantity.by_precision)
-    step = min(_STEP / row, 0.16)
+    step = min(_STEP / row, 0.25)
     for series, (precision, values) in enumerate(panel.quantity.by_precision.items()):
         mark = MARKS[precision]
         offset = 0.5 + (series - (count - 1) / 2) * step

@@ -165,8 +165,8 @@ def _svg(names: Sequence[str], drawn: Sequence[_Point], front: Sequence[_Point],
             for point, (x, y) in zip(drawn, places, strict=True):
                 if (point.standing is None) is is_baseline:
                     axes.plot([x], [y], **points(_mark(point, several), 9) | (_HOLLOW if is_baseline else {}))
-        at = [canvas.pixels(axes, place) for place in places]
-        corners = [canvas.pixels(axes, corner) for corner in steps]
+        at = canvas.pixels(axes, places)
+        corners = canvas.pixels(axes, steps)
         obstacles = [*at, *(spot for one, other in pairwise(corners) for spot in _between(one, other))]
         box = (_LEFT, top, WIDTH - 12, top + _HEIGHT)
         paint_labels(canvas, placed(_labels(drawn, at), obstacles, box, SMALL, 8), size=SMALL, bold=False)

@@ -54,9 +54,9 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
             MaxNLocator(most, steps=_STEPS) if ratio < _FLAT else LogLocator(subs=subs, numticks=most + 2)
         )
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     else:
         axis.set_major_locator(MaxNLocator(most, steps=_STEPS))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     (axis.axes.set_xlim if is_x else axis.axes.set_ylim)(*ends)
 
 
@@ -76,7 +76,9 @@ def plain(value: float) -> str:
     >>> [plain(value) for value in (1e-06, 0.001, 0.5, 20, 100000)]
     ['1e-6', '0.001', '0.5', '20', '1e5']
     """
-    if value and not -4 <= floor(log10(abs(value))) < 5:
+    sign = "−" if value < 0 else ""
+    value = abs(value)
+    if value and not -3 <= floor(log10(value)) < 5:
         mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:g}"
+        return f"{sign}{float(mantissa):g}e{int(exponent)}"
+    return f"{sign}{value:g}"

@@ -125,11 +125,13 @@ def _paint_panel(
                 xs, ys, **points(MARKS[precision], 1.4 * size if precision == "fp32" else size) | {"alpha": alpha}
             )
     narrowest = list(by_precision.values())[-1]
-    at = {index: canvas.pixels(axes, point) for index, point in narrowest.items()}
+    at = dict(zip(narrowest, canvas.pixels(axes, list(narrowest.values())), strict=True))
     labelled = [(str(place + 1), at[index]) for place, index in enumerate(groups) if index in at]
     frame = axes.get_position()
     box = (frame.x0 * WIDTH, (1 - frame.y1) * canvas.height, frame.x1 * WIDTH, (1 - frame.y0) * canvas.height)
-    paint_labels(canvas, placed(labelled, list(at.values()), box, _NUMBER_SIZE), size=_NUMBER_SIZE, bold=True)
+    paint_labels(
+        canvas, placed(labelled, canvas.pixels(axes, everything), box, _NUMBER_SIZE), size=_NUMBER_SIZE, bold=True
+    )
 
 
 def numbered_names(audit: Audit, samples: Sequence[int]) -> list[tuple[str, str, str]]:

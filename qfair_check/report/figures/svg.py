@@ -30,8 +30,7 @@ def inlined(svg: str, prefix: str) -> str:
     root = ET.fromstring(svg)
     _prune(root)
     referred = {element.attrib[_HREF][1:] for element in root.iter() if _HREF in element.attrib}
-    defined = [element.attrib["id"] for element in root.iter() if element.get("id") in referred]
-    names = {old: f"{prefix}-{number}" for number, old in enumerate(defined, 1)}
+    names = {old: f"{prefix}-{old}" for old in referred}  # matplotlib's hash of what it names
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         _rewrite(element, names)

@@ -8,6 +8,7 @@ import pytest
 
 from qfair_check.record import Histogram, Weights
 from qfair_check.report.figures.all import exhibits
+from qfair_check.report.figures.groups import accuracy_exhibit
 
 TITLES = [
     "Accuracy by group and precision",
@@ -147,3 +148,13 @@ def test_the_interface_costs_nothing_to_import():
     code = "import sys, qfair_check.report.figures.all; print(sorted({'matplotlib', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_drawings_of_other_precisions_may_share_a_page(curved_audit, parsed):
+    audit = curved_audit()
+    found = {}
+    for precisions in (["fp32", "int8"], ["fp32", "int4"]):
+        for element in parsed(accuracy_exhibit(audit, precisions).drawings[0]).iter("path"):
+            if "id" in element.attrib:
+                assert found.setdefault(element.attrib["id"], element.attrib["d"]) == element.attrib["d"]
+    assert len(found) == 6  # three marks, in the legend and among the values

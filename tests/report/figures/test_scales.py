@@ -33,7 +33,17 @@ def test_magnitudes_do_not_depend_on_the_unit(values, unit):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (1e-4, "0.0001"), (2e-5, "2e-5"), (-1e-7, "-1e-7"), (99999, "99999"), (1e12, "1e12")]
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1e-3, "0.001"),
+        (2e-5, "2e-5"),
+        (-1e-7, "−1e-7"),
+        (-0.5, "−0.5"),
+        (1 - 1e-4, "0.9999"),
+        (99999, "99999"),
+        (1e12, "1e12"),
+    ],
 )
 def test_ticks_are_short(value, text):
     assert plain(value) == text

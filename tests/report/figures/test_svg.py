@@ -25,8 +25,8 @@ def test_it_becomes_an_element_without_styles():
     assert inlined(SVG, "loss") == (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 50" width="100%" fill="currentColor" '
         'font-family="system-ui, sans-serif" stroke-linejoin="round"><g>'
-        '<defs><path id="loss-1" d="M 0 3.12 L -3 -3 z" stroke="var(--s1, #0072b2)" /></defs>'
-        '<use href="#loss-1" x="12.35" y="9" fill="currentColor" stroke="var(--s1, #0072b2)" stroke-width="0.8" />'
+        '<defs><path id="loss-m1a" d="M 0 3.12 L -3 -3 z" stroke="var(--s1, #0072b2)" /></defs>'
+        '<use href="#loss-m1a" x="12.35" y="9" fill="currentColor" stroke="var(--s1, #0072b2)" stroke-width="0.8" />'
         '<text font-size="11" font-weight="700" text-anchor="end" x="1" y="2">a &lt;b&gt; &amp; $c$</text>'
         '<path d="M 1 2" fill="none" opacity="0.5" /></g></svg>'
     )
