@@ -30,7 +30,7 @@ from qfair_check.report.figures.scales import limits, set_scale
 
 TITLE, SOURCE = "Overall accuracy against FVO, and the Pareto front", "Fig. 12"
 _HEIGHT = 340
-_LEFT, _AXIS = 58, 46
+_LEFT, _AXIS = 74, 46
 _SAME = 7
 _HOLLOW = {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 12}
 _WORDS = {Outcome.PASS: "yes", Outcome.FAIL: "no", Outcome.INSUFFICIENT: "unsure"}

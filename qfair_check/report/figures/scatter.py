@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HEIGHT = 270
-_LEFT, _BETWEEN, _AXIS = 62, 26, 48
+_LEFT, _BETWEEN, _AXIS = 72, 24, 48
 _NUMBER_SIZE = 10
 _CROWD = 200
 
