@@ -1,0 +1,44 @@
+from qfair_check.judge.text import MOST_REASONS
+from qfair_check.report.figures.values import Quantity, Value, drawn_groups, undefined_notes
+
+
+def of(names, make_audit):
+    counts = dict.fromkeys(names, 40)
+    return make_audit(dict.fromkeys(names, 50), fp32=counts, int4=counts)
+
+
+def test_one_reason_is_one_note_with_the_groups_and_precisions_it_holds_for(make_audit):
+    audit = of("ABC", make_audit)
+    missing, there = Value(None, "no samples"), Value(1.0)
+    quantity = Quantity("loss", {"fp32": (missing, there, there), "int4": (missing, missing, there)})
+    assert undefined_notes(audit, [quantity]) == ("Not drawn: loss of A, B at fp32, int4 is not defined: no samples.",)
+
+
+def test_many_groups_are_counted(make_audit):
+    audit = of([f"g{place}" for place in range(9)], make_audit)
+    values = (*[Value(None, "no samples")] * 8, Value(1.0))
+    (note,) = undefined_notes(audit, [Quantity("loss", {"int4": values})])
+    assert note == "Not drawn: loss of g0, g1, g2, g3, g4 and 3 more at int4 is not defined: no samples."
+    (note,) = undefined_notes(audit, [Quantity("loss", {"int4": (Value(None, "no"),) * 9})])
+    assert note == "Not drawn: loss of every group at int4 is not defined: no."
+
+
+def test_many_reasons_are_counted(make_audit):
+    audit = of([f"g{place}" for place in range(20)], make_audit)
+    values = tuple(Value(None, f"reason {place}") for place in range(20))
+    notes = undefined_notes(audit, [Quantity("loss", {"int4": values})])
+    assert len(notes) == MOST_REASONS + 1
+    assert notes[-1].startswith("10 more reasons")
+
+
+def test_a_group_without_accuracy_is_among_the_worst(make_audit):
+    names = [f"g{place}" for place in range(30)]
+    counts = {name: 20 + place for place, name in enumerate(names)}
+    audit = make_audit(dict.fromkeys(names, 50), fp32=counts, int4=counts | {"g25": None})
+    assert drawn_groups(audit) == [*range(10), 25, 29]
+
+
+def test_cells_tell_interval_and_doubt():
+    assert Value(0.5, interval=(0.25, 0.75)).text() == "0.500 [0.250, 0.750]"
+    assert Value(12345.678, is_settled=False).text() == "1.235e+04 (not converged)"
+    assert Value(None, "no samples").text() == "not defined"
