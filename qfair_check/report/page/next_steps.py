@@ -3,7 +3,8 @@
 import shlex
 from dataclasses import dataclass
 
-from qfair_check.judge.text import cure, printable
+from qfair_check.judge.reasons import cure
+from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Outcome
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
@@ -32,12 +33,13 @@ def next_steps(reported: Reported) -> tuple[Step, ...]:
     doubted = [verdict for verdict in reported.verdicts if verdict.outcome is Outcome.INSUFFICIENT]
     by_cure: dict[str, list[str]] = {}
     for verdict in doubted:
-        told = by_cure.setdefault(as_command_line(cure(verdict.reasons)), [])
+        told = by_cure.setdefault("" if verdict.fault is None else as_command_line(cure(verdict.fault)), [])
         told += [reason for reason in verdict.reasons if reason not in told]
     for remedy, reasons in by_cure.items():
         more = len(reasons) - _MOST_REASONS
         missing = "; ".join(map(printable, reasons[:_MOST_REASONS])) + (f"; and {more:,} more" if more > 0 else "")
-        steps.append(Step(f"What could not be judged: {as_command_line(missing)}. Cure: {remedy}."))
+        told_cure = f" Cure: {remedy}." if remedy else ""
+        steps.append(Step(f"What could not be judged: {as_command_line(missing)}.{told_cure}"))
     return tuple(steps)
 
 

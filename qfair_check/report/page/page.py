@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from qfair_check.errors import QFairError
 from qfair_check.judge.text import printable
-from qfair_check.report.figures.all import exhibits, front_exhibit
+from qfair_check.report.figures.all import exhibits
 from qfair_check.report.figures.exhibit import Absent, Exhibit
+from qfair_check.report.figures.front import SOURCE, TITLE, front_exhibit
 from qfair_check.report.figures.palette import COLOURS
 from qfair_check.report.page.comparison import compare
 from qfair_check.report.page.group_table import GroupTable, accuracy_table, curvature_table
@@ -103,7 +104,7 @@ def _front(reported: Sequence[Reported]) -> tuple[Exhibit | None, Absent | None]
     try:
         return front_exhibit([one.name for one in reported], [one.audit for one in reported]), None
     except QFairError as error:
-        return None, Absent("The Pareto front over all audits", "Fig. 12", str(error))
+        return None, Absent(TITLE, SOURCE, str(error))
 
 
 def _title(reported: Sequence[Reported]) -> str:

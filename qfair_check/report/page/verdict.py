@@ -52,12 +52,16 @@ class Concerned:
 
 @dataclass(frozen=True, slots=True)
 class LimitRow:
-    """One limit at one precision; numbers are text, `told` is what the verdict says in full."""
+    """One limit at one precision; numbers are text, `told` is what the verdict says in full.
+
+    `is_partial` where the value is that of the groups that can be judged, and there are others.
+    """
 
     outcome: Outcome
     phrase: str
     precision: str
     measured: str
+    is_partial: bool
     relation: str
     limit: str
     baseline: str
@@ -200,6 +204,7 @@ def _row(verdict: Verdict, audit: Audit) -> LimitRow:
         check.phrase,
         verdict.precision,
         _measured(verdict, check),
+        verdict.measured is not None and bool(verdict.reasons),
         "≤" if check.is_ceiling else "≥",
         f"{verdict.limit:f}" if check.ratio_of else str(verdict.limit),
         _baseline(verdict, check),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.report.page.page import render_page
 from qfair_check.report.page.verdict import banner_of, hurt_most, limit_rows, precisions_that
 from qfair_check.report.page.words import MINUS
 from qfair_check.report.reported import Reported
@@ -111,6 +112,16 @@ def test_a_ratio_names_the_largest_and_the_smallest(make_audit, make_curvature, 
     assert [(one.role, one.name, one.samples, one.value) for one in row.concerned] == [
         ("largest", "zero", 40, "9"),
         ("smallest", "eight", 87, "4"),
+    ]
+
+
+def test_a_value_of_some_groups_alone_is_told_from_that_of_all(make_audit, judged, parse):
+    counts = {"A": 40, "B": 40, "C": 10}
+    reported = judged(make_audit(counts, fp32=counts, int8=counts))
+    assert [row.is_partial for row in limit_rows(reported)] == [True, True, False]
+    parsed = parse(render_page([reported])).one("table", "limits")
+    assert [row.inner[2].text for row in parsed.one("tbody").all("tr")] == ["0.000among the other groups"] * 2 + [
+        "0.000"
     ]
 
 

@@ -13,7 +13,7 @@
     return sign * (column === 0 ? collator.compare(a, b) : Number(a) - Number(b));
   };
 
-  for (const table of document.querySelectorAll("table.sortable")) {
+  for (const table of document.querySelectorAll("table[data-sortable]")) {
     const heads = [...table.querySelectorAll("th[data-column]")];
     for (const head of heads) {
       const button = document.createElement("button");
