@@ -54,6 +54,14 @@ _EXPLAIN_EXAMPLES = """examples:
 exit codes: 0 the tables are printed, 2 interrupted, 4 the audit cannot be read, it holds no curvature, or an option
 makes no sense
 """
+_REPORT_EXAMPLES = """examples:
+  qfair report audit.json --out audit.html
+  qfair report before.json after.json --max-fvo 0.3 --out both.html
+  qfair report audit.json --format markdown >> summary.md
+
+exit codes: 0 the report is written, whatever it says, 2 interrupted, 4 an audit cannot be read, the report cannot
+be written, or an option makes no sense
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,6 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.set_defaults(run=_explain)
 
+    report = _command(commands, "report", "write a report on saved audits that a person reads", _REPORT_EXAMPLES)
+    report.add_argument(
+        "audits", type=not_empty, nargs="+", metavar="AUDIT", help="files that qfair audit or --qfair-json wrote"
+    )
+    report.add_argument("--out", type=not_empty, metavar="FILE", help="where to write the report")
+    report.add_argument(
+        "--format", choices=("html", "markdown"), default="html", help="one HTML page, or markdown (default: html)"
+    )
+    _add(report, JUDGE_OPTIONS)
+    report.set_defaults(run=_report)
+
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
     demo.add_argument(
         "--out", metavar="FOLDER", default="qfair-demo", help="where audit.json goes (default: qfair-demo)"
@@ -198,6 +217,19 @@ def _explain(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     from qfair_check.commands import explain_command
 
     return explain_command(parsed.audit, parsed.bits)
+
+
+def _report(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import report_command
+
+    judging = judge_options(_lookup(parsed))
+    again = [
+        argument
+        for option in JUDGE_OPTIONS
+        if (value := getattr(parsed, option.key))
+        for argument in (f"--{option.name}", value)
+    ]
+    return report_command(parsed.audits, parsed.out, parsed.format, judging, judge_arguments=again)
 
 
 def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qfair_check.errors import InputError, OptionError
+from qfair_check.files import replace_file
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.limits import check_limits_bind, gate_limits
 from qfair_check.judge.pareto import candidates_of, standings
@@ -22,6 +23,7 @@ from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.compare import render_comparison, short_names
 from qfair_check.report.explain import render_explanation
 from qfair_check.report.layers import render_layers
+from qfair_check.report.reported import Reported
 from qfair_check.report.terminal import render
 
 
@@ -36,12 +38,7 @@ def audit_command(
     """Measure and save."""
     if model is None or data is None:
         raise OptionError("no grouped data is given: pass --data FILE")
-    target = Path(out)
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
-
-    if target.is_dir():
-        raise OptionError(f"--out {out} is a folder: name a file in it")
+    target = _target(out)
 
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
@@ -115,14 +112,75 @@ def _quantized(audit: Audit, bits: str | None) -> list[PrecisionResult]:
 
 def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int) -> int:
     """Show audits side by side, and which of their precisions are on the Pareto front."""
-    for index, path in enumerate(paths):
-        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
-            raise OptionError(f"{path} is given twice: name each audit once")
-    audits = [Audit.load(path) for path in paths]
+    audits = _audits(paths)
     names = [printable(name) for name in short_names(paths)]
     candidates = candidates_of(audits, names, bits=bits, min_group_size=min_group_size)
     _print(render_comparison(audits, names, standings(candidates), width=_columns()))
     return 0
+
+
+def report_command(
+    paths: Sequence[str], out: str | None, form: str, judging: JudgeOptions, *, judge_arguments: Sequence[str]
+) -> int:
+    """Write the report on saved audits, or print its markdown.
+
+    `judge_arguments` are the judge options as given; the report tells how to judge again with them.
+    """
+    if out is None and form == "html":
+        raise OptionError("a report in HTML needs --out FILE; --format markdown without --out is printed")
+    target = None if out is None else _report_target(out, paths)
+    audits = _audits(paths)
+    check_limits_bind(judging.limits, {result.precision for audit in audits for result in audit.quantized})
+    reported = [
+        Reported(
+            printable(name),
+            audit,
+            judge_audit(audit, judging.limits, min_group_size=judging.min_group_size),
+            judging.insufficient,
+        )
+        for name, audit in zip(short_names(paths), audits, strict=True)
+    ]
+    if form == "markdown":
+        from qfair_check.report.markdown import render_markdown
+
+        text = render_markdown(reported)
+    else:
+        from qfair_check.report.page.page import render_page
+
+        text = render_page(reported, rerun=[("qfair", "gate", path, *judge_arguments) for path in paths])
+    if target is None:
+        _print(text.rstrip("\n"))
+        return 0
+    try:
+        replace_file(target, text.encode())
+    except OSError as error:
+        raise InputError(f"cannot write the report {printable(str(out))}: {error.strerror or error}") from error
+    _print(f"report written to {printable(str(out))}")
+    return 0
+
+
+def _report_target(out: str, paths: Sequence[str]) -> Path:
+    """Return where the report goes, before anything long is done."""
+    target = _target(out)
+    if os.path.realpath(out) in map(os.path.realpath, paths):
+        raise OptionError(f"--out {out} is one of the audits: name another file")
+    return target
+
+
+def _target(out: str) -> Path:
+    target = Path(out)
+    if not target.absolute().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
+    if target.is_dir():
+        raise OptionError(f"--out {out} is a folder: name a file in it")
+    return target
+
+
+def _audits(paths: Sequence[str]) -> list[Audit]:
+    for index, path in enumerate(paths):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
+            raise OptionError(f"{path} is given twice: name each audit once")
+    return [Audit.load(path) for path in paths]
 
 
 def demo_command(out: str) -> int:

@@ -32,7 +32,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"qfair_check {qfair_check.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["audit", "gate", "compare", "layers", "explain", "demo"])
+@pytest.mark.parametrize("command", ["audit", "gate", "compare", "layers", "explain", "report", "demo"])
 def test_help_names_every_option_with_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -57,6 +57,10 @@ def test_help_names_every_option_with_an_example(command, capsys):
         (["layers", "audit.json", "b.json"], "unrecognized arguments: b.json"),
         (["explain"], "the following arguments are required: AUDIT"),
         (["explain", "audit.json", "b.json"], "unrecognized arguments: b.json"),
+        (["report", "--out", "a.html"], "the following arguments are required: AUDIT"),
+        (["report", "audit.json", "--out", ""], "the value is empty"),
+        (["report", "audit.json", "--format", "pdf"], "invalid choice: 'pdf'"),
+        (["report", "audit.json", "--bits", "4"], "unrecognized arguments: --bits 4"),
         (["audit", "demo"], "the following arguments are required: --out"),
         (["audit", "", "--out", "a.json"], "the value is empty"),
     ],
@@ -83,6 +87,14 @@ def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments, told, ca
         (["explain", "audit.json"], "audit.json holds no curvature: audit the model again with qfair audit ... --curv"),
         (["explain", "audit.json", "--bits", "2"], "the audit holds no int2: it holds fp32, int8, int4;"),
         (["explain", "audit.json", "--bits", "32"], "there is nothing to show: fp32 is the baseline"),
+        (["report", "gone.json", "--out", "a.html"], "there is no audit file gone.json"),
+        (["report", "audit.json"], "a report in HTML needs --out FILE; --format markdown without --out is printed"),
+        (["report", "audit.json", "./audit.json", "--out", "a.html"], "./audit.json is given twice: name each audit"),
+        (["report", "audit.json", "--out", "./audit.json"], "--out ./audit.json is one of the audits: name another"),
+        (["report", "audit.json", "--out", "gone/a.html"], "--out gone/a.html: there is no folder"),
+        (["report", "audit.json", "--out", "."], "--out . is a folder: name a file in it"),
+        (["report", "audit.json", "--out", "a.html", "--max-fvo", "2"], "max_fvo is '2': a limit is a number from 0"),
+        (["report", "audit.json", "--out", "a.html", "--max-fvo", "int2=0.1"], "max_fvo sets a limit for int2, which"),
         (["compare", "audit.json", "gone.json"], "there is no audit file gone.json"),
         (["compare", "audit.json", "./audit.json"], "./audit.json is given twice: name each audit once"),
         (["compare", "audit.json", "--bits", "2"], "no audit holds int2: audit a model again with --bits int2"),

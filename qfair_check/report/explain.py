@@ -65,13 +65,38 @@ def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, widt
     return "\n".join([*lines, "", *wrapped([_LEGEND], width)]) + "\n"
 
 
-def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
+def layer_cure(audit: Audit, result: PrecisionResult) -> tuple[str, str] | None:
+    """Return the tensor that costs the worst-hurt group most at one precision, and the option that keeps its bits.
+
+    None where curvature was not measured, the loss of no group rises, no layer costs anything, or the tensor cannot
+    have bits of its own.
+
+    Parameters
+    ----------
+    audit : Audit
+    result : PrecisionResult
+        A quantized precision of this audit.
+    """
+    told = _accounts(audit, result) if result.curvature else []
+    if not told or told[0].account.measured <= _NEGLIGIBLE or max(told[0].costs, default=0.0) <= 0:
+        return None
+    layer = told[0].costs.index(max(told[0].costs))
+    option = _cure_option(result, layer)
+    return None if option is None else (result.moved[layer], " ".join(option))
+
+
+def _accounts(audit: Audit, result: PrecisionResult) -> list[_Group]:
+    """Return the groups that have an account, worst hurt first."""
     told = [
         _Group(name, curvature.samples, curvature.account, curvature.account.by_tensor)
         for name, curvature in zip(audit.groups, result.curvature, strict=True)
         if curvature.account is not None
     ]
-    told.sort(key=lambda group: group.account.measured, reverse=True)
+    return sorted(told, key=lambda group: group.account.measured, reverse=True)
+
+
+def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
+    told = _accounts(audit, result)
     shown = told[:_MOST_GROUPS]
     digits = _digits(value for group in shown for value in (group.account.measured, group.account.predicted))
     notes = undefined_notes(audit, [result], {"account": "the account"})
@@ -145,16 +170,22 @@ def _breakdown(told: Sequence[_Group], digits: int) -> list[str]:
 
 def _cure(result: PrecisionResult, layer: int, *, has_own_bits: bool) -> list[str]:
     """Return how to keep the layer at more bits beside those that have their own; nothing where it cannot have any."""
+    found = _cure_option(result, layer)
+    if found is None:
+        return []
+    option, value = found
+    told = f"add {value} to {option}" if has_own_bits else f"{option} {value}"
+    return [f"cure    keep {_titled(result.moved[layer])} at more bits, and audit again: {told}"]
+
+
+def _cure_option(result: PrecisionResult, layer: int) -> tuple[str, str] | None:
     name = result.moved[layer]
     bits = {weight.name: weight.bits for weight in result.weights.layers}.get(name)
     if bits is None or not Precision(result.precision).is_integer:
-        return []
-    option, value = "--layer-bits", f"{_layer(name)}={_CURE_BITS}"
+        return None
     if bits >= _CURE_BITS:
-        option, value = "--exclude", _layer(name)
-    value = shlex.quote(value)
-    told = f"add {value} to {option}" if has_own_bits else f"{option} {value}"
-    return [f"cure    keep {_titled(name)} at more bits, and audit again: {told}"]
+        return "--exclude", shlex.quote(_layer(name))
+    return "--layer-bits", shlex.quote(f"{_layer(name)}={_CURE_BITS}")
 
 
 def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:

@@ -1,0 +1,156 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.report.page.verdict import banner_of, hurt_most, limit_rows, precisions_that
+from qfair_check.report.page.words import MINUS
+from qfair_check.report.reported import Reported
+
+SAMPLES = {"zero": 89, "eight": 87}
+FP32 = {"zero": 89, "eight": 56}
+
+
+@pytest.fixture
+def audit(make_audit):
+    int4, int2 = {"zero": 89, "eight": 45}, {"zero": 10, "eight": 56}
+    return make_audit(SAMPLES, fp32=FP32, int8=FP32, int4=int4, int2=int2)
+
+
+def test_a_broken_limit_says_who_is_hurt_and_how_much_and_at_which_precision(audit, judged):
+    banner = banner_of(judged(audit))
+    assert (banner.word, banner.tone, banner.meaning) == ("FAIL", "fail", "6 of 9 limits are broken")
+    assert banner.summary == (
+        "At int4, accuracy of <strong><bdi>eight</bdi></strong> (n=87) falls by 0.126, from 0.644 to 0.517; "
+        "overall it falls by 0.062, from 0.824 to 0.761. "
+        "At int2, accuracy of <strong><bdi>zero</bdi></strong> (n=89) falls by 0.888, from 1.000 to 0.112. "
+        "int8 holds every limit."
+    )
+
+
+def test_a_limit_can_be_broken_without_a_loss(make_audit, judged):
+    counts = {"A": 50, "B": 30}
+    made = make_audit({"A": 50, "B": 50}, fp32=counts, int8=counts)
+    banner = banner_of(judged(made, max_fvo="0.1"))
+    assert (banner.word, banner.meaning) == ("FAIL", "1 of 4 limits is broken")
+    assert banner.summary == (
+        "FVO at int8 is 0.400, above the limit 0.100 (fp32: 0.400, so quantization added 0.000). "
+        "No group lost accuracy there."
+    )
+
+
+def test_when_all_limits_hold_the_largest_loss_is_told(make_audit, judged):
+    made = make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 90}, int8={"A": 89, "B": 90}, int4={"A": 90, "B": 88})
+    banner = banner_of(judged(made))
+    assert (banner.word, banner.tone, banner.meaning) == ("PASS", "pass", "all of 6 limits hold")
+    assert banner.summary == (
+        "No group lost more than the limits allow at int8 and int4. The largest loss is at int4, accuracy of "
+        "<strong><bdi>B</bdi></strong> (n=100) falls by 0.020, from 0.900 to 0.880."
+    )
+    same = make_audit({"A": 100, "B": 100}, fp32={"A": 90, "B": 90}, int8={"A": 91, "B": 90})
+    assert banner_of(judged(same)).summary.endswith("No group lost accuracy.")
+
+
+def test_what_cannot_be_judged_says_why(make_audit, judged):
+    counts = {"A": 20, "B": 10}
+    made = make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)
+    banner = banner_of(judged(made))
+    assert (banner.word, banner.tone) == ("INSUFFICIENT", "insufficient")
+    assert banner.meaning == "2 of 3 limits cannot be judged, and none is broken"
+    assert banner.summary == (
+        "At int8: group A has 25 samples, and judging needs 30 (and 2 reasons more). Limits that can be judged hold."
+    )
+    lenient = banner_of(judged(made, insufficient="warn"))
+    assert lenient.summary.endswith("A gate with <code>--insufficient=warn</code> goes on.")
+
+
+def test_without_a_limit_nothing_is_judged(audit, make_audit):
+    banner = banner_of(Reported("a.json", audit, ()))
+    assert (banner.word, banner.tone) == ("NOT JUDGED", "none")
+    assert banner.summary.startswith("The largest loss is at int2, accuracy of <strong><bdi>zero</bdi>")
+    alone = banner_of(Reported("a.json", make_audit(SAMPLES, fp32=FP32), ()))
+    assert alone.summary == "The audit holds fp32 alone, which is the baseline and is never judged."
+
+
+def test_names_in_the_summary_are_text(make_audit, judged):
+    name = "<b>&"
+    made = make_audit({name: 50, "B": 50}, fp32={name: 50, "B": 50}, int4={name: 10, "B": 50})
+    assert "<bdi>&lt;b&gt;&amp;</bdi>" in banner_of(judged(made)).summary
+
+
+def test_broken_limits_come_first(audit, judged):
+    rows = limit_rows(judged(audit))
+    assert [row.outcome for row in rows] == [Outcome.FAIL] * 6 + [Outcome.PASS] * 3
+    assert [(row.phrase, row.precision, row.measured, row.limit, row.baseline) for row in rows[:3]] == [
+        ("FVO increase", "int4", "0.126", "0.05", "0.356"),
+        ("worst group's accuracy drop", "int4", "0.126", "0.05", "-"),
+        ("overall accuracy drop", "int4", "0.062", "0.02", "0.824"),
+    ]
+    concerned = [(one.role, one.name, one.samples, one.value) for one in rows[0].concerned]
+    assert concerned == [
+        ("worst", "eight", 87, "0.644 → 0.517 [0.414, 0.619]"),
+        ("best", "zero", 89, "1.000 → 1.000 [0.959, 1.000]"),
+    ]
+    assert [one.role for one in rows[2].concerned] == ["all samples"]
+
+
+def test_a_floor_is_told_from_a_ceiling(audit, judged):
+    relations = {row.phrase: row.relation for row in limit_rows(judged(audit, min_accuracy="0.5"))}
+    assert relations["overall accuracy"] == "≥"
+    assert relations["FVO increase"] == "≤"
+
+
+def test_a_ratio_names_the_largest_and_the_smallest(make_audit, make_curvature, judged):
+    steep = {"zero": make_curvature(40, lambda_max=9.0), "eight": make_curvature(87, lambda_max=4.0)}
+    made = make_audit(SAMPLES, fp32=FP32, int4=FP32, curvature={"fp32": steep, "int4": steep})
+    (row,) = [row for row in limit_rows(judged(made, max_lambda_ratio="2")) if "ratio" in row.phrase]
+    assert (row.measured, row.limit, row.baseline, row.outcome) == ("2.25", "2", "2.25", Outcome.FAIL)
+    assert [(one.role, one.name, one.samples, one.value) for one in row.concerned] == [
+        ("largest", "zero", 40, "9"),
+        ("smallest", "eight", 87, "4"),
+    ]
+
+
+def test_what_cannot_be_judged_has_no_number(make_audit, judged):
+    counts = {"A": 20, "B": 10}
+    rows = limit_rows(judged(make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)))
+    assert [(row.outcome, row.measured, row.concerned) for row in rows[:2]] == [
+        (Outcome.INSUFFICIENT, "not known", ())
+    ] * 2
+    assert "--qfair-" not in rows[0].told
+    assert "--min-group-size" in rows[0].told
+
+
+@given(st.fractions(-1, 1, max_denominator=10**6), st.decimals(0, 1, places=4))
+def test_a_number_is_on_the_side_of_its_limit_that_the_value_is_on(audit_of_two, measured, limit):
+    verdict = Verdict("fvo-increase", "int4", limit, measured, None, Outcome.PASS, None, None, ())
+    (row,) = limit_rows(Reported("a.json", audit_of_two, (verdict,)))
+    shown = Fraction(row.measured.replace(MINUS, "-"))
+    assert (shown > Fraction(limit)) == (measured > Fraction(limit))
+    assert abs(shown - measured) <= Fraction(1, 2000)
+
+
+@pytest.fixture(scope="session")
+def audit_of_two(make_audit):
+    return make_audit({"A": 50, "B": 50}, fp32={"A": 40, "B": 40}, int4={"A": 40, "B": 30})
+
+
+def test_which_precisions_fare_how(audit, judged):
+    reported = judged(audit)
+    assert precisions_that(reported, Outcome.FAIL) == ["int4", "int2"]
+    assert precisions_that(reported, Outcome.PASS) == ["int8"]
+    one = replace(reported, verdicts=tuple(v for v in reported.verdicts if v.precision == "int2"))
+    assert precisions_that(one, Outcome.PASS) == []
+
+
+def test_who_lost_most(make_audit):
+    made = make_audit(
+        {"A": 50, "B": 50, "C": 50},
+        fp32={"A": 40, "B": 40, "C": 40},
+        int8={"A": 40, "B": 44, "C": 40},
+        int4={"A": None, "B": 30, "C": 20},
+    )
+    assert [hurt_most(result) for result in made.quantized] == [None, 2]

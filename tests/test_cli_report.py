@@ -1,0 +1,142 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import qfair_check.files
+from qfair_check.cli import main
+
+COUNTS = {"A": 45, "B": 36}
+LESS = {"A": 44, "B": 30}
+SAMPLES = {"A": 50, "B": 40}
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch, make_audit):
+    monkeypatch.chdir(tmp_path)
+    make_audit(SAMPLES, fp32=COUNTS, int8=COUNTS, int4=LESS).save("audit.json")
+    return tmp_path / "audit.json"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".npy")
+
+
+def test_a_report_is_written_whatever_it_says(saved, capsys):
+    assert main(["report", "audit.json", "--out", "audit.html"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("report written to audit.html\n", "")
+    html = (saved.parent / "audit.html").read_text(encoding="utf-8")
+    assert html.startswith("<!DOCTYPE html>\n")
+    assert html.rstrip().endswith("</html>")
+    assert "<strong>FAIL</strong>" in html
+    assert names(saved.parent) == ["audit.html", "audit.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ([], "FAIL"),
+        (["--max-group-drop", "0.15", "--max-fvo-increase", "0.13", "--max-accuracy-drop", "0.08"], "PASS"),
+        (["--min-group-size", "60", "--max-accuracy-drop", "1"], "INSUFFICIENT"),
+    ],
+)
+def test_limits_are_those_of_the_gate(saved, options, word, capsys):
+    assert main(["report", "audit.json", "--out", "audit.html", *options]) == 0
+    html = (saved.parent / "audit.html").read_text(encoding="utf-8")
+    assert re.findall("<strong>([A-Z ]+)</strong>", html) == [word]
+    judge = shlex.split(re.search("<dt>judge</dt><dd><code>(.+?)</code></dd>", html)[1])
+    assert sorted(judge) == sorted(["qfair", "gate", "audit.json", *options])
+    assert main(judge[1:]) == (0 if word == "PASS" else 1)
+
+
+def test_a_report_replaces_an_older_one(saved):
+    (saved.parent / "audit.html").write_text("old")
+    assert main(["report", "audit.json", "--out", "audit.html"]) == 0
+    assert "old" not in (saved.parent / "audit.html").read_text(encoding="utf-8")[:20]
+
+
+def test_several_audits_have_names_that_tell_them_apart(saved, make_audit):
+    (saved.parent / "runs").mkdir()
+    make_audit({"A": 50, "C": 40}, fp32={"A": 45, "C": 36}, int4={"A": 45, "C": 36}).save("runs/audit.json")
+    assert main(["report", "audit.json", "runs/audit.json", "--out", "both.html", "--max-fvo", "int8=1"]) == 0
+    html = (saved.parent / "both.html").read_text(encoding="utf-8")
+    assert re.findall('<h2 id="audit-.-audit">Audit <bdi>([^<]+)</bdi></h2>', html) == ["audit.json", "runs/audit.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_nothing_is_half_written(saved, step, monkeypatch, capsys):
+    (saved.parent / "audit.html").write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else qfair_check.files.Path, step, fail)
+    assert main(["report", "audit.json", "--out", "audit.html"]) == 4
+    assert capsys.readouterr().err == "qfair: error: cannot write the report audit.html: No space left on device\n"
+    assert (saved.parent / "audit.html").read_text() == "old"
+    assert names(saved.parent) == ["audit.html", "audit.json"]
+
+
+def test_an_audit_is_not_overwritten_through_a_link(saved, capsys):
+    (saved.parent / "link.html").symlink_to("audit.json")
+    assert main(["report", "audit.json", "--out", "link.html"]) == 4
+    assert "--out link.html is one of the audits" in capsys.readouterr().err
+    assert saved.read_text().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "bad.json is not an audit that qfair_check wrote, or is damaged: "),
+        ('{"schema_version": 2}', "bad.json has schema version 2, and this qfair_check reads 3: audit the model again"),
+    ],
+)
+def test_a_file_that_is_no_audit(saved, content, told, capsys):
+    (saved.parent / "bad.json").write_text(content)
+    assert main(["report", "audit.json", "bad.json", "--out", "both.html"]) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"qfair: error: {told}")
+    assert captured.out == ""
+    assert names(saved.parent) == ["audit.json", "bad.json"]
+
+
+def test_hostile_file_names_are_text(saved, make_audit, capsys):
+    name = "\x1b[31m\u202e<script>\udcff名.json"
+    make_audit(SAMPLES, fp32=COUNTS, int8=COUNTS).save(name)
+    assert main(["report", "audit.json", name, "--out", "<b>.html"]) == 0
+    assert capsys.readouterr().out == "report written to <b>.html\n"
+    html = (saved.parent / "<b>.html").read_text(encoding="utf-8")
+    assert html.count("<script>") == 1
+    assert "\\x1b[31m\\u202e&lt;script&gt;\\udcff名.json" in html
+
+
+def test_markdown_is_printed_or_written(saved, capsys):
+    pytest.importorskip("qfair_check.report.markdown")
+    assert main(["report", "audit.json", "--format", "markdown"]) == 0
+    captured = capsys.readouterr()
+    assert "FAIL" in captured.out
+    assert captured.err == ""
+    assert main(["report", "audit.json", "--format", "markdown", "--out", "audit.md"]) == 0
+    assert capsys.readouterr().out == "report written to audit.md\n"
+    assert (saved.parent / "audit.md").read_text(encoding="utf-8").rstrip("\n") == captured.out.rstrip("\n")
+
+
+def test_a_report_needs_no_torch(saved):
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['torchvision'] = None\n"
+        "from qfair_check.cli import main\n"
+        "sys.exit(main(['report', 'audit.json', '--out', 'audit.html']))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "report written to audit.html\n"
+
+
+def test_other_commands_load_neither_plotting_nor_templates():
+    code = "import sys, qfair_check.commands\nsys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
