@@ -29,6 +29,7 @@ LAYERS = [
     ("progress", {"tqdm"}),
     ("commands", set()),
     ("cli", set()),
+    ("summary_file", set()),
     ("plugin_options", {"pytest", "_pytest"}),
     ("overrides", {"pytest", "_pytest"}),
     ("fingerprint", {"torch"}),
