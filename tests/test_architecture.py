@@ -37,6 +37,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest"}),
+    ("html_extras", {"pytest"}),
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]

@@ -142,14 +142,14 @@ def _cell(accuracy: Cell, change: Cell | None) -> str:
 
 
 def _provenance(audit: Audit) -> list[str]:
-    inputs, model = audit.inputs, audit.model
+    inputs, model, settings = audit.inputs, audit.model, audit.settings
     by = " × ".join(map(as_name, inputs.group_by)) or "class"
     weights = f"sha256 `{model.sha256}`" if model.sha256 else "weights unknown (a plain callable)"
     return [
         f"- model: {as_name(inputs.model)}, {weights}",
         f"- data: {as_name(inputs.data)}, sha256 `{audit.data.sha256}`, {audit.data.samples:,} samples, "
         f"{counted(len(audit.groups), 'group')} by {by}",
-        f"- measured: {as_text(audit.settings.scheme)}, seed {audit.settings.seed}, on {as_text(audit.settings.device)}, "
+        f"- measured: {as_text(settings.scheme)}, seed {settings.seed}, on {as_text(settings.device)}, "
         f"{as_text(audit.run.created)}",
     ]
 

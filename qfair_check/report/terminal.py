@@ -120,7 +120,7 @@ def _resolution(audit: Audit, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def shown_groups(audit: Audit) -> tuple[list[int], int]:
-    """Return the positions of the groups to show, lowest accuracy first where not all are, and how many are left out."""
+    """Return which groups to show, lowest accuracy first where there are too many, and how many are left out."""
     indices = list(range(len(audit.groups)))
     if len(indices) <= MOST_GROUPS:
         return indices, 0
