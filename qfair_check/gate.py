@@ -240,7 +240,7 @@ class Gate:
         from qfair_check.report.markdown import render_markdown
 
         self._summary.write(render_markdown([reported]))
-        return f"summary written to {self._summary.path}"
+        return f"summary written to {self._summary}"
 
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Show groups as rows and precisions as columns, once a limit was judged or a test used the audit."""

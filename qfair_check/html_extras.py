@@ -68,14 +68,14 @@ class HtmlExtras:
         is_gating = gate is not None and gate.is_gating
         if not is_gating and not self._is_styled:
             return
-        from qfair_check.report.fragments.fragments import overview_of, provenance_of, style, unmeasured_overview
+        from qfair_check.report.fragments.fragments import overview_of, provenance_of, style, unjudged_overview
 
         prefix.append(style())
         if not is_gating:
             return
         reported = gate.reported()
         if reported is None:
-            prefix.append(unmeasured_overview())
+            prefix.append(unjudged_overview())
             return
         overview = overview_of(reported)
         prefix.append(overview.verdict)

@@ -17,14 +17,20 @@ class SummaryFile:
 
     Parameters
     ----------
+    given : str
+        What the user said.
     path : Path
         Absolute.
     is_shared : bool
         Whether others write there too, so that it is appended to.
     """
 
+    given: str
     path: Path
     is_shared: bool
+
+    def __str__(self) -> str:
+        return str(self.path) if self.given == GITHUB else self.given
 
     def write(self, markdown: str) -> None:
         """Write the summary: whole or not at all, or after what stands there.
@@ -42,7 +48,7 @@ class SummaryFile:
             else:
                 replace_file(self.path, markdown.encode())
         except OSError as error:
-            raise InputError(f"cannot write the summary {self.path}: {error.strerror or error}") from error
+            raise InputError(f"cannot write the summary {self}: {error.strerror or error}") from error
 
 
 def summary_file(given: str) -> SummaryFile | None:
@@ -62,4 +68,4 @@ def summary_file(given: str) -> SummaryFile | None:
         raise OptionError(f"{told}: there is no folder {path.parent}")
     if path.is_dir():
         raise OptionError(f"{told}: {path} is a folder, name a file in it")
-    return SummaryFile(path, bool(step) and os.path.realpath(path) == os.path.realpath(step or ""))
+    return SummaryFile(given, path, bool(step) and os.path.realpath(path) == os.path.realpath(step or ""))

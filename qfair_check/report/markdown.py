@@ -17,7 +17,7 @@ from qfair_check.report.reported import Reported
 from qfair_check.report.terminal import notes_of, shown_groups
 
 _ICONS = {"pass": "✅", "fail": "❌", "insufficient": "⚠️", "none": "➖"}
-_WORST = "▼"
+_WORST, _NOTHING = "▼", "-"
 _NUMBER, _TEXT = "---:", "---"
 
 # What GitHub reads as mention, reference or emoji after markdown is done: an element of its own keeps it apart.
@@ -100,8 +100,8 @@ def _section(one: Reported, level: str) -> str:
     told = (line.partition(" ") for line in notes_of(audit, one.verdicts))
     notes = [f"- {kind}: {as_text(note)}" for kind, _, note in told]
     if notes:
-        parts.append("\n".join(notes))
-    parts.append("\n".join(_provenance(audit)))
+        parts.append("\n".join(["What to know about these numbers:", "", *notes]))
+    parts.append("\n".join(["Where they come from:", "", *_provenance(audit)]))
     return "\n\n".join(parts)
 
 
@@ -111,7 +111,7 @@ def _limit(row: LimitRow) -> list[str]:
 
 
 def _outcome(outcome: Outcome | None) -> str:
-    return "-" if outcome is None else f"{_ICONS[outcome.value]} {outcome.value}"
+    return _NOTHING if outcome is None else f"{_ICONS[outcome.value]} {outcome.value}"
 
 
 def _groups(audit: Audit) -> str:
@@ -137,8 +137,9 @@ def _group(audit: Audit, name: str, row: Row) -> list[str]:
 
 def _cell(accuracy: Cell, change: Cell | None) -> str:
     text = f"**{accuracy.text}** {_WORST}" if accuracy.mark == LOWEST else accuracy.text
-    moved = f" ({change.text})" if change and change.order else ""
-    return text + moved + "".join(f"<br><sub>{line}</sub>" for line in accuracy.below)
+    moved = f" ({change.text})" if change and change.text != _NOTHING else ""
+    lines = [text + moved, *(f"<sub>{line}</sub>" for line in accuracy.below)]
+    return "<br>".join(line.replace(" ", "&nbsp;") for line in lines)
 
 
 def _provenance(audit: Audit) -> list[str]:
@@ -170,8 +171,10 @@ def _comparison(reported: Sequence[Reported]) -> str:
     ]
     head = ["audit", "precision", "verdict", "overall accuracy", "FVO", "worst group", "its accuracy"]
     align = [_TEXT, _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT, _NUMBER]
-    notes = [f"- {as_text(note)}" for note in compared.notes]
-    return "\n\n".join([f"## {len(reported):,} audits compared", _table(head, align, rows), *notes])
+    parts = [f"## {len(reported):,} audits compared", _table(head, align, rows)]
+    if compared.notes:
+        parts.append("\n".join(f"- {as_text(note)}" for note in compared.notes))
+    return "\n\n".join(parts)
 
 
 def _table(head: Sequence[str], align: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -46,9 +46,9 @@ def overview_of(reported: Reported) -> Overview:
     return Overview(verdict, tables)
 
 
-def unmeasured_overview() -> str:
-    """Return what stands in place of the overview when nothing was measured."""
-    return _render("unmeasured.html")
+def unjudged_overview() -> str:
+    """Return what stands in place of the overview when the gate did not run."""
+    return _render("unjudged.html")
 
 
 def style() -> str:
