@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from decimal import Decimal
 
 from qfair_check.errors import OptionError
 from qfair_check.judge.assertions import Number, enforce
@@ -19,7 +20,7 @@ class QFair:
     """An audit bound to one precision, with every assertion as a method.
 
     A limit that is not given comes from the command line, the marker, the ini file or the default, in this
-    order. `judged` collects the keywords of the limits that were judged.
+    order. `judged` collects the keywords of the limits that were judged, `found` the verdicts on them.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ class QFair:
         self.audit = audit
         self.precision = precision
         self.judged: set[str] = set()
+        self._found: dict[tuple[str, Decimal], Verdict] = {}
         self._judging = judging
 
     @property
@@ -49,6 +51,11 @@ class QFair:
         """What was measured at fp32."""
         return self.audit.fp32
 
+    @property
+    def found(self) -> tuple[Verdict, ...]:
+        """The verdicts so far, each once."""
+        return tuple(self._found.values())
+
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return the verdict on every limit that binds at this precision; nothing is raised."""
         told = judge_audit(self.audit, self._judging.limits, min_group_size=self._judging.min_group_size)
@@ -65,6 +72,7 @@ class QFair:
         __tracebackhide__ = True
         verdicts = self.verdicts()
         self.judged |= {CHECKS[verdict.check].keyword for verdict in verdicts}
+        self._note(*verdicts)
         enforce(verdicts, self.audit, self._judging.insufficient)
 
     def assert_fvo_below(self, max_fvo: Number | None = None) -> None:
@@ -148,6 +156,9 @@ class QFair:
             insufficient=self._judging.insufficient,
         )
 
+    def _note(self, *verdicts: Verdict) -> None:
+        self._found |= {(verdict.check, verdict.limit): verdict for verdict in verdicts}
+
     def _assert(self, name: str, given: Number | None) -> None:
         __tracebackhide__ = True
         check = CHECKS[name]
@@ -158,4 +169,5 @@ class QFair:
             raise OptionError(f"no {check.keyword} is set for {self.precision}: give it to the assertion{options}")
         self.judged.add(check.keyword)
         verdict = judge_one(self.audit, check, bound, self.precision, min_group_size=self._judging.min_group_size)
+        self._note(verdict)
         enforce([verdict], self.audit, self._judging.insufficient)

@@ -25,6 +25,7 @@ from qfair_check.plugin_options import (
 )
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
+from qfair_check.report.reported import Reported
 from qfair_check.sources import (
     NO_DATA,
     NO_MODEL,
@@ -34,6 +35,7 @@ from qfair_check.sources import (
     saved_audit,
     shared_folder,
 )
+from qfair_check.summary_file import STEP_SUMMARY, SummaryFile, summary_file
 
 _GATE_FILE = "gate.json"
 _IS_USED = "qfair_is_used"
@@ -59,6 +61,8 @@ class Gate:
         self._selected = take_gate_ids(config)
         self._judged: set[str] = set()
         self._written: str | None = None
+        self._summary: SummaryFile | None = None
+        self._told_of_summary: tuple[str, bool] | None = None
         self._is_used = False
 
     @classmethod
@@ -119,6 +123,8 @@ class Gate:
             raise OptionError(f"--qfair-json {target}: there is no folder {Path(target).absolute().parent}")
         if target and Path(target).is_dir():
             raise OptionError(f"--qfair-json {target} is a folder: name a file in it")
+        if summary := lookup(self.config)("summary"):
+            self._summary = summary_file(summary)
 
     @property
     def is_gating(self) -> bool:
@@ -142,6 +148,14 @@ class Gate:
             raise OptionError(f"no limit binds {check} at {precision}")
         least = self.judging.min_group_size
         return judge_one(self.audit, CHECKS[check], limit, precision, min_group_size=least)
+
+    def reported(self) -> Reported | None:
+        """Return the audit with the verdicts so far; None where nothing was measured, or nothing judged or used."""
+        verdicts = tuple(self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged)
+        is_told = bool(verdicts) or (self._is_used and self.is_gating)
+        if not is_told or self._audit is None:
+            return None
+        return Reported(self._audit.inputs.model, self._audit, verdicts, self.judging.insufficient)
 
     def items(self) -> list[tuple[str, str]]:
         """Return check and precision of each item: all, or those whose ids stand on the command line."""
@@ -206,24 +220,48 @@ class Gate:
         if report.when == "call":
             self._judged.add(report.nodeid)
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the summary in markdown, in the controlling process, whatever the verdict."""
+        if lookup(self.config)("summary") and not _is_worker(self.config) and not self.config.option.collectonly:
+            try:
+                self._told_of_summary = self._write_summary(), False
+            except QFairError as error:
+                self._told_of_summary = str(error), True
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _write_summary(self) -> str:
+        """Return what became of it."""
+        if self._summary is None:
+            return f"qfair: no summary was written: {STEP_SUMMARY} is not set, as it is in GitHub Actions"
+        reported = self.reported()
+        if reported is None:
+            return "qfair: no summary was written: nothing was judged"
+        from qfair_check.report.markdown import render_markdown
+
+        self._summary.write(render_markdown([reported]))
+        return f"summary written to {self._summary}"
+
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Show groups as rows and precisions as columns, once a limit was judged or a test used the audit."""
         if not self.is_gating and not self._is_used and given_on_command_line(self.config):
             terminalreporter.write_line(
                 "qfair: nothing was gated: there is no --qfair-model, and no test used a qfair fixture", yellow=True
             )
-        verdicts = [self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged]
-        is_told = bool(verdicts) or (self._is_used and self.is_gating)
-        if is_told and self._audit is not None and self.config.get_verbosity() >= 0:
+        reported = self.reported()
+        if reported is not None and self.config.get_verbosity() >= 0:
             from qfair_check.report.terminal import render
 
             writer = self.config.get_terminal_writer()
             terminalreporter.section("qfair audit")
-            table = render(self._audit, verdicts, width=writer.fullwidth, colour=writer.hasmarkup)
+            table = render(reported.audit, reported.verdicts, width=writer.fullwidth, colour=writer.hasmarkup)
             for line in table.splitlines():
                 terminalreporter.write_line(line)
         if self._written:
             terminalreporter.write_line(f"audit written to {self._written}")
+        if self._told_of_summary:
+            told, is_wrong = self._told_of_summary
+            terminalreporter.write_line(told, red=is_wrong)
 
     def _model_name(self) -> str | None:
         return self._fixture_in("qfair_model") or lookup(self.config)("model")

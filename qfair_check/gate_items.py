@@ -65,21 +65,22 @@ class GateCollector(pytest.Collector):
 
 
 class GateItem(pytest.Item):
-    """One limit at one precision."""
+    """One limit at one precision; `verdict` is what it said, once it ran."""
 
     def __init__(self, *, gate: "Gate", check: str, precision: str, **rest: Any) -> None:
         super().__init__(**rest)
-        self._gate = gate
+        self.gate = gate
+        self.verdict: Verdict | None = None
         self._check = check
         self._precision = precision
 
     def runtest(self) -> None:
         """Judge the audit; a broken limit raises."""
-        verdict = self._gate.verdict(self._check, self._precision)
+        verdict = self.verdict = self.gate.verdict(self._check, self._precision)
         if lookup(self.config)("junit_properties") != "off":
-            self.user_properties += _properties(verdict, self._gate.audit)
-        insufficient = self._gate.judging.insufficient
-        text = describe(verdict, self._gate.audit)
+            self.user_properties += _properties(verdict, self.gate.audit)
+        insufficient = self.gate.judging.insufficient
+        text = describe(verdict, self.gate.audit)
         if verdict.outcome is Outcome.FAIL or (verdict.outcome is Outcome.INSUFFICIENT and insufficient == "fail"):
             raise FairnessError(text)
         if verdict.outcome is Outcome.INSUFFICIENT and insufficient == "warn":

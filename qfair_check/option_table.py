@@ -127,5 +127,6 @@ PLUGIN_OPTIONS = (
     *JUDGE_OPTIONS,
     Option("audit", "gate a saved audit instead of a model, without loading torch", "FILE"),
     Option("json", "write the audit to this file", "FILE"),
+    Option("summary", "write a summary in markdown to this file, or github for the summary of the CI step", "FILE"),
     Option("junit-properties", "put measured values into junit xml (default: on)", choices=("on", "off")),
 )

@@ -73,6 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "qfair(bits=..., max_fvo=..., ...): bits and limits of the qfair fixture in this test; bare, for -m qfair",
     )
+    if config.getoption("htmlpath", None) and config.pluginmanager.has_plugin("html"):
+        from qfair_check.html_extras import HtmlExtras
+
+        config.pluginmanager.register(HtmlExtras(config), "qfair-html")
     if not _is_in_use(config):
         return
     _refuse_taken_bits(config)

@@ -17,15 +17,23 @@ from qfair_check.judge.limits import Limit, Limits, check_limits_bind, gate_limi
 from qfair_check.option_table import DEFAULT_BITS, DEMO, PLUGIN_OPTIONS
 from qfair_check.options import JudgeOptions, Lookup, judge_options
 from qfair_check.precision import Precision, parse_precisions
+from qfair_check.summary_file import GITHUB
 
 SHARED_FOLDER = "qfair_shared_folder"
 shared_folder_key = pytest.StashKey[Path]()
 
-_FILES = ("model", "data", "audit", "json")
+_FILES = ("model", "data", "audit", "json", "summary")
 _FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
 _CHOICES = {option.key: option.choices for option in PLUGIN_OPTIONS if option.choices}
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
-_FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {"audit", "bits", "min_group_size", "insufficient", "junit_properties"}
+_FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {
+    "audit",
+    "bits",
+    "min_group_size",
+    "insufficient",
+    "junit_properties",
+    "summary",
+}
 _MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size"}
 
 
@@ -43,7 +51,7 @@ def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) ->
             return "yes" if _is_on(key, written) else None
         if written and key in _CHOICES and written not in _CHOICES[key]:
             raise OptionError(f"qfair_{key} is {written!r} in the ini file: it is {' or '.join(_CHOICES[key])}")
-        if key in _FILES and written:
+        if key in _FILES and written and (key, written) != ("summary", GITHUB):
             return _beside_ini(config, written)
         return written or None
 

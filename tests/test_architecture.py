@@ -29,6 +29,7 @@ LAYERS = [
     ("progress", {"tqdm"}),
     ("commands", set()),
     ("cli", set()),
+    ("summary_file", set()),
     ("plugin_options", {"pytest", "_pytest"}),
     ("overrides", {"pytest", "_pytest"}),
     ("fingerprint", {"torch"}),
@@ -36,6 +37,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest"}),
+    ("html_extras", {"pytest"}),
     ("plugin", {"pytest"}),
 ]
 NAMES = [name for name, _ in LAYERS]

@@ -33,8 +33,8 @@ def render(audit: Audit, verdicts: Sequence[Verdict], *, width: int = 80, colour
     colour : bool
         Whether to use ANSI colours.
     """
-    shown, left_out = _shown_groups(audit)
-    lines = [*wrapped([*_preamble(audit), *_resolution(audit, verdicts)], width), ""]
+    shown, left_out = shown_groups(audit)
+    lines = [*wrapped([*_preamble(audit), *notes_of(audit, verdicts)], width), ""]
     left = [
         ["group", "n"],
         *([shown_name(audit.groups[index], NAME_WIDTH), str(audit.fp32.groups[index].samples)] for index in shown),
@@ -60,11 +60,16 @@ def _preamble(audit: Audit) -> list[str]:
     by = "by " + " × ".join(map(printable, inputs.group_by)) if inputs.group_by else "by class"
     split = f", split {printable(inputs.split)}" if inputs.split else ""
     share = audit.model.quantized_share
-    lines = [
+    return [
         f"model   {printable(inputs.model)}{architecture}, {audit.model.parameters:,} parameters, "
         f"{share:.1%} of them quantized, {printable(audit.settings.scheme)}",
         f"data    {printable(inputs.data)}{split}, {audit.data.samples:,} samples, {len(audit.groups)} groups {by}",
     ]
+
+
+def notes_of(audit: Audit, verdicts: Sequence[Verdict]) -> list[str]:
+    """Return what a reader must know before the numbers, as lines that begin with ``warning`` or ``note``."""
+    inputs, share, lines = audit.inputs, audit.model.quantized_share, []
     if audit.model.parameters and share < _LEAST_SHARE:
         lines.append(f"warning only {share:.1%} of the parameters lie in layers that are quantized")
     lines += _guessing(audit)
@@ -76,7 +81,7 @@ def _preamble(audit: Audit) -> list[str]:
     ]
     emulated = [result.computation for result in audit.quantized if "emulated" in result.computation]
     lines += [f"note    {printable(computation)}" for computation in emulated]
-    return lines
+    return lines + _resolution(audit, verdicts)
 
 
 def _guessing(audit: Audit) -> list[str]:
@@ -114,7 +119,8 @@ def _resolution(audit: Audit, verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def _shown_groups(audit: Audit) -> tuple[list[int], int]:
+def shown_groups(audit: Audit) -> tuple[list[int], int]:
+    """Return which groups to show, lowest accuracy first where there are too many, and how many are left out."""
     indices = list(range(len(audit.groups)))
     if len(indices) <= MOST_GROUPS:
         return indices, 0

@@ -1,0 +1,1 @@
+"""Parts of a report that stand in a page of others, such as that of pytest-html."""
