@@ -55,7 +55,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large, small = Path(folder, "large.json"), Path(folder, "small.json")
-        made_up_audit([f"group {index:03d} with a name of 40 characters" for index in range(options.groups)]).save(large)
+        made_up_audit([f"group {index:03d} with a name of 40 characters" for index in range(options.groups)]).save(
+            large
+        )
         made_up_audit([f"group {index}" for index in range(10)]).save(small)
         report(small)
         seconds = [report(large) for _ in range(options.rounds)]
