@@ -1,0 +1,83 @@
+"""The standalone page as a reader's browser shows it."""
+
+import pytest
+
+from qfair_check.cli import main
+from qfair_check.record import Audit
+
+SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+
+@pytest.fixture(scope="module")
+def report(hostile_audit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "audit.html"
+    assert main(["report", str(hostile_audit), "--max-fvo", "0.3", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(hostile_audit, made_up_audit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    made_up_audit(Audit.load(hostile_audit).groups, seed=1, curvature=False).save(folder / "other.json")
+    path = folder / "both.html"
+    assert main(["report", str(hostile_audit), str(folder / "other.json"), "--out", str(path)]) == 0
+    return path
+
+
+@SCHEMES
+def test_nothing_is_blocked_or_fails(page, report, both, scheme):
+    for path in (report, both):
+        assert page.open(path, scheme=scheme).complaints() == []
+
+
+def test_the_verdict_is_seen_without_scrolling(page, report):
+    banner = page.open(report).one("[data-verdict]")
+    assert banner.is_displayed()
+    assert "FAIL" in banner.text
+    assert 0 <= banner.rect["y"] < banner.rect["y"] + banner.rect["height"] <= 800
+
+
+def test_no_name_is_run(page, report, both, hostile_audit):
+    for path in (report, both):
+        page.open(path)
+        assert page.all("img") == []
+        assert len(page.all("script")) == 1
+        shown = page.one("body").get_property("textContent")
+        for name in Audit.load(hostile_audit).groups:
+            assert name in shown
+
+
+def test_a_click_sorts_the_groups(page, report, hostile_audit):
+    groups = Audit.load(hostile_audit).groups
+    page.open(report)
+    rows = "table[data-sortable] tbody tr th"
+    assert [cell.text for cell in page.all(rows)][: len(groups)] == list(groups)
+    button = page.all("table[data-sortable] thead button")[1]  # n
+    button.click()
+    counts = [int(cell.text.replace(",", "")) for cell in page.all("table[data-sortable] tbody tr td:nth-of-type(1)")]
+    assert counts in (sorted(counts), sorted(counts, reverse=True))
+    before = counts
+    page.all("table[data-sortable] thead button")[1].click()
+    counts = [int(cell.text.replace(",", "")) for cell in page.all("table[data-sortable] tbody tr td:nth-of-type(1)")]
+    assert counts == before[::-1]
+
+
+def test_it_is_whole_without_script(page, report):
+    page.open(report, script=False)
+    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert page.one("[data-verdict]").is_displayed()
+    assert len(page.all("svg")) >= 10
+    assert page.all("table[data-sortable] thead button") == []
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_it_fits_the_window(page, report, both, width):
+    for path in (report, both):
+        page.open(path, width=width)
+        assert page.run("return document.documentElement.scrollWidth") <= width
+
+
+@SCHEMES
+def test_it_is_accessible(page, report, both, scheme):
+    for path in (report, both):
+        assert page.open(path, scheme=scheme).violations() == []
