@@ -18,18 +18,6 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 REQUIRED = "QFAIR_TESTS_NEED_BROWSER"
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "</table>",
-    '"><img src=x onerror=alert(1)>',
-    "مجموعة عربية",
-    "עברית",
-    "日本語のグループ名",
-    "한국어",
-    "a|b `c` *d* $x^2$",
-    "A" * 40,
-    "plain",
-)
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +26,6 @@ def made_up_audit():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.made_up_audit
-
-
-@pytest.fixture(scope="session")
-def hostile_audit(made_up_audit, tmp_path_factory):
-    path = tmp_path_factory.mktemp("audits") / "hostile.json"
-    made_up_audit(HOSTILE).save(path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +45,7 @@ def chromium(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options=options, service=ChromeService(programs[1]))
+    driver.set_script_timeout(300)
     yield driver
     driver.quit()
 
