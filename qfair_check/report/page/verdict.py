@@ -82,7 +82,8 @@ def banner_of(reported: Reported) -> Banner:
         )
     if outcome is Outcome.FAIL:
         broken = sum(verdict.outcome is Outcome.FAIL for verdict in verdicts)
-        meaning = f"{broken:,} of {held} {'is' if broken == 1 else 'are'} broken"
+        where = all_of(precisions_that(reported, Outcome.FAIL))
+        meaning = f"{broken:,} of {held} {'is' if broken == 1 else 'are'} broken, at {where}"
         return Banner("FAIL", "fail", meaning, _fail(reported))
     unsure = sum(verdict.outcome is Outcome.INSUFFICIENT for verdict in verdicts)
     meaning = f"{unsure:,} of {held} cannot be judged, and none is broken"

@@ -23,7 +23,7 @@ def audit(make_audit):
 
 def test_a_broken_limit_says_who_is_hurt_and_how_much_and_at_which_precision(audit, judged):
     banner = banner_of(judged(audit))
-    assert (banner.word, banner.tone, banner.meaning) == ("FAIL", "fail", "6 of 9 limits are broken")
+    assert (banner.word, banner.tone, banner.meaning) == ("FAIL", "fail", "6 of 9 limits are broken, at int4 and int2")
     assert banner.summary == (
         "At int4, the accuracy of <strong><bdi>eight</bdi></strong> (n=87) falls by 0.126, from 0.644 to 0.517; "
         "overall it falls by 0.062, from 0.824 to 0.761. "
@@ -36,7 +36,7 @@ def test_a_limit_can_be_broken_without_a_loss(make_audit, judged):
     counts = {"A": 50, "B": 30}
     made = make_audit({"A": 50, "B": 50}, fp32=counts, int8=counts)
     banner = banner_of(judged(made, max_fvo="0.1"))
-    assert (banner.word, banner.meaning) == ("FAIL", "1 of 4 limits is broken")
+    assert (banner.word, banner.meaning) == ("FAIL", "1 of 4 limits is broken, at int8")
     assert banner.summary == (
         "FVO at int8 is 0.400, above the limit 0.100 (fp32: 0.400, so quantization added 0.000). "
         "No group lost accuracy there."
@@ -120,7 +120,7 @@ def test_a_value_of_some_groups_alone_is_told_from_that_of_all(make_audit, judge
     reported = judged(make_audit(counts, fp32=counts, int8=counts))
     assert [row.is_partial for row in limit_rows(reported)] == [True, True, False]
     parsed = parse(render_page([reported])).one("table", "limits")
-    assert [row.inner[2].text for row in parsed.one("tbody").all("tr")] == ["0.000among the other groups"] * 2 + [
+    assert [row.inner[3].text for row in parsed.one("tbody").all("tr")] == ["0.000among the other groups"] * 2 + [
         "0.000"
     ]
 
