@@ -1,6 +1,7 @@
 import html
 import json
 import re
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -303,6 +304,20 @@ def test_extras_of_the_test_itself_stay(pytester, page, saved):
         "html",
         "html",
     ]
+
+
+def test_what_drawing_warns_of_is_not_of_the_test(monkeypatch, page, saved):
+    fragments = qfair_check.report.fragments.fragments
+    draw = fragments.accuracy_exhibit
+
+    def noisy(*arguments):
+        warnings.warn("of a library", DeprecationWarning, stacklevel=1)
+        return draw(*arguments)
+
+    monkeypatch.setattr(fragments, "accuracy_exhibit", noisy)
+    result, shown = page("-W", "error")
+    result.assert_outcomes(passed=3, failed=3)
+    assert len(shown.extras("qfair::group-drop[int8]")) == 2
 
 
 def test_a_run_that_ends_before_the_gate_says_so(pytester, page, saved):
