@@ -125,6 +125,7 @@ class Gate:
             raise OptionError(f"--qfair-json {target} is a folder: name a file in it")
         if summary := lookup(self.config)("summary"):
             self._summary = summary_file(summary)
+            self._check_summary()
 
     @property
     def is_gating(self) -> bool:
@@ -229,6 +230,13 @@ class Gate:
                 self._told_of_summary = str(error), True
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _check_summary(self) -> None:
+        """Refuse a summary in place of another file of this run."""
+        for key in ("audit", "model", "data", "json"):
+            path = lookup(self.config)(key)
+            if path and self._summary and self._summary.path == Path(path).absolute():
+                raise OptionError(f"--qfair-summary {self._summary} is the file of --qfair-{key}: name another")
 
     def _write_summary(self) -> str:
         """Return what became of it."""

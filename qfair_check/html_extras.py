@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,12 @@ class HtmlExtras:
         from qfair_check.report.fragments.fragments import item_fragments
 
         key = f"qfair-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:12]}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what drawing warns of is not the test's, and must not fail under -W error
+            fragments = item_fragments(*shown, key)
         return [
             {"name": None, "format_type": "html", "content": text, "mime_type": None, "extension": None}
-            for text in item_fragments(*shown, key)
+            for text in fragments
         ]
 
     def _shown(self, item: pytest.Item) -> "tuple[Audit, str, tuple[Verdict, ...]] | None":

@@ -92,6 +92,16 @@ def test_where_it_cannot_go_is_known_before_anything_is_measured(gate, where, to
     assert "a.json" not in result.stdout.str()
 
 
+@pytest.mark.parametrize("key", ["audit", "json"])
+def test_it_takes_no_place_of_another_file(pytester, saved, key):
+    before = (pytester.path / "audit.json").read_bytes()
+    options = ["--qfair-audit=audit.json"] if key == "audit" else ["--qfair-model=demo", "--qfair-json=audit.json"]
+    result = pytester.runpytest(*options, "--qfair-summary=audit.json")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: --qfair-summary audit.json is the file of --qfair-{key}: name another"])
+    assert (pytester.path / "audit.json").read_bytes() == before
+
+
 def test_a_lost_step_summary_is_a_usage_error(pytester, saved, monkeypatch):
     monkeypatch.setenv(STEP_SUMMARY, "nowhere/s.md")
     result = pytester.runpytest("--qfair-audit=audit.json", "--qfair-summary=github")

@@ -151,7 +151,9 @@ def test_any_text_comes_out_as_it_is(text):
     assert "&" not in re.sub(r"&#\d+;", "", bare)
 
 
-@pytest.mark.parametrize("start", ["# h", "- l", "+ l", "* l", "1. l", "23) l", "=== ", "> q", "    code", "```", "---"])
+@pytest.mark.parametrize(
+    "start", ["# h", "- l", "+ l", "* l", "1. l", "23) l", "=== ", "> q", "    code", "```", "---"]
+)
 def test_no_text_starts_a_block(start):
     assert not re.match(r"[#\-+*=>`\s]|\d+[.)]", as_text(start))
 
