@@ -114,8 +114,16 @@ def copy_of(module: nn.Module) -> nn.Module:
     >>> copy_of(layer).weight is layer.weight
     False
     """
+    # A recurrent layer keeps the weights it last ran with, which cannot be copied if they were computed (parametrized)
+    memo = {
+        id(weight): weight.detach()
+        for part in module.modules()
+        if isinstance(part, nn.RNNBase)
+        for weight in part._flat_weights
+        if isinstance(weight, Tensor) and not weight.is_leaf
+    }
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, memo)
     except Exception as error:  # a module may hold anything
         raise InputError(
             f"{type(module).__name__} cannot be copied, and is never changed in place ({type(error).__name__}: "

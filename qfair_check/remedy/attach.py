@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, jit, nn
+from torch import Tensor, fx, jit, nn
 from torch.nn.utils import parametrize
 
 from qfair_check.errors import InputError, OptionError
@@ -86,7 +86,7 @@ def attach_lsq(
         If the bits, the scheme or the allocation makes no sense, or the batch is needed and missing.
     InputError
         If there is nothing to quantize, a weight is NaN, infinite or computed from others, or the module is
-        TorchScript or cannot be copied.
+        TorchScript, a graph of operators, or cannot be copied.
 
     Source: Bellam & Kim, arXiv 2509.07222, section 5.2; Esser et al. 2020, arXiv 1902.08153.
 
@@ -101,9 +101,10 @@ def attach_lsq(
     wanted, grid = Precision.parse(bits), Scheme.parse(scheme)
     if not wanted.is_integer:
         raise OptionError(f"LSQ learns integer grids of 2 to 8 bits, not {wanted}")
-    if any(isinstance(part, jit.ScriptModule) for part in module.modules()):
+    if any(isinstance(part, jit.ScriptModule | fx.GraphModule) for part in module.modules()):
         raise InputError(
-            f"{type(module).__name__} is TorchScript, which cannot be trained here: give its Python module"
+            f"{type(module).__name__} runs TorchScript or a graph of operators, whose weights cannot learn a grid: "
+            "give the Python module that it was made from"
         )
     names = [name for name, _, _ in quantizable_weights(module)]
     if not names:

@@ -92,12 +92,13 @@ class _Distance(Function):
     """share * sum (clip(w) - q(w))^2; the residual is 0 where a weight is clipped, and so is its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: Tensor, high: Tensor, share: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int, share: float) -> Tensor:
         clipped = (weight / scale).clamp_(low, high)
         residual = clipped.sub_(clipped.round()).mul_(scale)
         ctx.save_for_backward(residual)
         ctx.share = share
-        return share * residual.square().sum()
+        distance: Tensor = share * torch.linalg.vector_norm(residual).square()
+        return distance
 
     @staticmethod
     @once_differentiable

@@ -62,9 +62,13 @@ def lsq_quantize(
     """
     lowest, highest = integer_range(bits, grid)
     factor = 1 / math.sqrt(max(weight.numel(), 1) * highest)
-    zero = torch.as_tensor(zero_point, dtype=step.dtype, device=step.device)
-    quantized: Tensor = _Quantize.apply(weight, step, zero, lowest, highest, factor)
+    zero = int(zero_point)
+    quantized: Tensor = _Quantize.apply(weight, step, zero_point, lowest - zero, highest - zero, factor)
     return quantized
+
+
+# The first argument where low < the second < high, else 0, in one sweep; masks of bool take five times as long.
+_between = torch.ops.aten.hardtanh_backward
 
 
 class _Quantize(Function):
@@ -72,26 +76,26 @@ class _Quantize(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, step: Tensor, zero_point: Tensor, lowest: int, highest: int, factor: float
+        ctx: Any, weight: Tensor, step: Tensor, zero_point: Tensor | int, low: int, high: int, factor: float
     ) -> Tensor:
-        ctx.save_for_backward(weight, step, zero_point)
-        ctx.lowest, ctx.highest, ctx.factor = lowest, highest, factor
-        return (weight / step).round_().clamp_(lowest - zero_point, highest - zero_point).mul_(step)
+        ctx.save_for_backward(weight, step)
+        ctx.low, ctx.high, ctx.factor = low, high, factor
+        return (weight / step).round_().clamp_(low, high).mul_(step)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, step, zero_point = ctx.saved_tensors
-        low, high = ctx.lowest - zero_point, ctx.highest - zero_point
+        weight, step = ctx.saved_tensors
+        ends = ctx.low, ctx.high
         of_step = of_zero = None
         steps = weight / step
-        clipped = (steps <= low).logical_or_(steps >= high)
-        of_weight = gradient.masked_fill(clipped, 0)
+        of_weight = _between(gradient, steps, *ends)
         if ctx.needs_input_grad[2]:
-            of_zero = (gradient * clipped).sum() * step * -ctx.factor
+            of_zero = (of_weight - gradient).sum() * step * ctx.factor
         if ctx.needs_input_grad[1]:
-            level = steps.round().clamp_(low, high)
-            of_step = level.sub_(steps.masked_fill_(clipped, 0)).mul_(gradient).sum() * ctx.factor
+            level = steps.round().clamp_(*ends)
+            inside = _between.grad_input(steps, steps, *ends, grad_input=steps)
+            of_step = level.sub_(inside).mul_(gradient).sum() * ctx.factor
         return of_weight, of_step, of_zero, None, None, None
 
 
@@ -110,17 +114,17 @@ class _AtLeast(Function):
         return torch.where((value > bound) | (gradient < 0), gradient, 0), None
 
 
-class _Round(Function):
-    """Round half to even; the gradient passes straight through."""
+class _Code(Function):
+    """Round half to even and clamp to codes of a grid; the gradient passes straight through."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.round()
+    def forward(ctx: Any, value: Tensor, lowest: int, highest: int) -> Tensor:
+        return value.round().clamp_(lowest, highest)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 class LSQ(nn.Module):
@@ -130,9 +134,9 @@ class LSQ(nn.Module):
     first), that one is used, and only a gradient that leads up again is passed on. Above it the gradient is that of
     LSQ, which learning a logarithm of the step would change.
 
-    With `learn_offset`, an asymmetric grid also learns where it lies: z = clamp(round(-beta / s)), straight through
-    both roundings, so that dw~/dbeta = 1 where clipped and 0 elsewhere. Unlike in LSQ+, beta counts in whole steps: a
-    weight of 0 stays on the grid.
+    With `learn_offset`, an asymmetric grid also learns where it lies: z = clamp(round(-beta / s)), whose gradient
+    passes straight through, so that dw~/dbeta = 1 where clipped and 0 elsewhere. Unlike in LSQ+, beta counts in whole
+    steps: a weight of 0 stays on the grid.
 
     Parameters
     ----------
@@ -222,18 +226,20 @@ class LSQ(nn.Module):
         """The code of real 0, z, a whole number without axes."""
         if self.offset is None:
             return self.fixed_zero_point
-        rounded: Tensor = _Round.apply(-self.offset / self.scale)
-        return rounded.clamp(*integer_range(self.bits, self.grid))
+        code: Tensor = _Code.apply(-self.offset / self.scale, *integer_range(self.bits, self.grid))
+        return code
 
     @property
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """-Q_N and Q_P: the ends of the grid in steps from real 0, without axes."""
+    def ends(self) -> tuple[int, int]:
+        """-Q_N and Q_P: the ends of the grid in steps from real 0."""
         lowest, highest = integer_range(self.bits, self.grid)
-        return lowest - self.zero_point, highest - self.zero_point
+        zero_point = int(self.zero_point) if self.grid == "asymmetric" else 0
+        return lowest - zero_point, highest - zero_point
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight on the grid, differentiable by it and by what is learned of the grid."""
-        return lsq_quantize(weight, self.scale, self.bits, self.grid, self.zero_point)
+        zero_point = self.zero_point if self.grid == "asymmetric" else 0  # a tensor on a GPU would be waited for
+        return lsq_quantize(weight, self.scale, self.bits, self.grid, zero_point)
 
     def codes(self, weight: Tensor) -> Tensor:
         """Return the codes q = clamp(round(w / s) + z) of a weight, int16."""
