@@ -80,17 +80,17 @@ class _Sums:
         for value, start in zip(self._running, (0.0, 1.0), strict=True):
             value.fill_(start)  # NaN would outlast a momentum of 1
 
-    def check(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def check(self, _: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Refuse a batch that has no variance; a hook before the layer."""
-        if _count(inputs[0]) < 2:
+        if any(_count(values) < 2 for values in (*given, *named.values())):
             raise InputError(
                 f"a batch gives {self._name or 'the BatchNorm'} a single value of each channel, which has no variance: "
                 "give larger batches, and leave out a last one of a single sample (drop_last=True)"
             )
 
-    def add(self, _: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+    def add(self, _: nn.Module, __: object, normalized: Tensor) -> None:
         """Take in the statistics of the batch; a hook after the layer."""
-        count = _count(inputs[0])
+        count = _count(normalized)
         self._count += count
         for total, value in zip(self._sums, self._running, strict=True):
             total.add_(value, alpha=count)
@@ -102,7 +102,10 @@ class _Sums:
 
     def hooks(self) -> list[RemovableHandle]:
         """Watch the layer."""
-        return [self._norm.register_forward_pre_hook(self.check), self._norm.register_forward_hook(self.add)]
+        return [
+            self._norm.register_forward_pre_hook(self.check, with_kwargs=True),
+            self._norm.register_forward_hook(self.add, prepend=True),
+        ]
 
 
 def _run(module: nn.Module, batches: Iterable[Sample], sums: Iterable[_Sums]) -> None:
