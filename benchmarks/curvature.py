@@ -154,7 +154,7 @@ def eigenvalues(task: Task) -> tuple[dict[str, float], dict[str, Any], dict[str,
         net = quantize_model(task.module, bits).module
         started = time.perf_counter()
         point = Point(net, names, faster)
-        allowed = plan(point, task.x[:CHUNK], task.memory, 0)
+        allowed = plan([point], task.x[:CHUNK], task.memory, 0)
         seconds["lanczos"] += time.perf_counter() - started
         for index, group in enumerate(groups):
             x, y = task.x[task.y == index], task.y[task.y == index]

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE
+from qfair_check.judge.reasons import Fault, first_fault
 from qfair_check.judge.text import shown_name
 from qfair_check.judge.verdicts import Outcome, find
 from qfair_check.precision import parse_precisions
@@ -27,6 +28,8 @@ class Candidate:
         agree with what is known.
     reasons : tuple of str
         Why it cannot be judged; empty if it can.
+    fault : Fault or None
+        Which kind of reason is the one to cure; None if it can be judged.
     """
 
     audit: int
@@ -34,6 +37,7 @@ class Candidate:
     accuracy: Fraction
     fvo: Fraction
     reasons: tuple[str, ...] = ()
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,8 @@ def _candidate(audit: Audit, index: int, precision: str, min_group_size: int) ->
         groups = audit.at(precision).groups
         most = sum(group.samples if group.correct is None else group.correct for group in groups)
         accuracy = Fraction(most, audit.data.samples) if audit.data.samples else Fraction(1)
-    return Candidate(index, precision, accuracy, gap.measured or Fraction(0), gap.reasons or whole.reasons)
+    why = gap if gap.reasons else whole
+    return Candidate(index, precision, accuracy, gap.measured or Fraction(0), why.told, first_fault(why.reasons))
 
 
 def _check_same_groups(audits: Sequence[Audit], names: Sequence[str]) -> None:

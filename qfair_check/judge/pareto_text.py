@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from qfair_check.judge.pareto import Candidate, Standing
-from qfair_check.judge.text import MOST_REASONS, cure, digits_apart, interval_text, listed, printable, shown_name
+from qfair_check.judge.text import MOST_REASONS, cured, digits_apart, interval_text, listed, printable, shown_name
 from qfair_check.judge.verdicts import Outcome
 from qfair_check.record import Audit, Measures, PrecisionResult
 
@@ -77,11 +77,12 @@ def _insufficient(standing: Standing, names: Sequence[str]) -> str:
         f"{candidate_name(other, names)} could be better, and cannot be judged: {other.reasons[0]}"
         for other in standing.doubts
     )
+    faults = [one.fault for one in (candidate, *standing.doubts) if one.fault is not None]
     return "\n".join(
         [
             f"whether {candidate_name(candidate, names)} is on the Pareto front cannot be judged",
             *listed("because  ", reasons),
-            f"  cure     {cure(reasons)}",
+            *cured(min(faults, default=None)),
         ]
     )
 

@@ -9,6 +9,7 @@ from wcwidth import wcswidth
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.checks import CHECKS, Check
 from qfair_check.judge.curvature import METRIC_NAMES
+from qfair_check.judge.reasons import Fault, cure
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures
@@ -124,31 +125,9 @@ def listed(label: str, reasons: Sequence[str]) -> list[str]:
     return lines if more <= 0 else [*lines, f"  {label}{more:,} more, for like reasons"]
 
 
-def cure(reasons: Sequence[str]) -> str:
-    """Return what the user can do about these reasons."""
-    told = "\n".join(reasons)
-    if "without curvature" in told:
-        return "audit the model again with --qfair-curvature"
-    if "NaN" in told:
-        return "find out why the model gives such logits, and to whom"
-    if "the audit holds no" in told:
-        return "audit the model again with this version of qfair_check"
-    if "no quantized weights" in told:
-        return "leave this limit out"
-    if "not converged" in told and "pyhessian" in told:
-        return "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
-    if "not converged" in told or "a ratio needs one above 0" in told or "near 0" in told:
-        return "leave this limit out; --qfair-insufficient=warn goes on all the same"
-    if "was measured on" in told:
-        return (
-            "a larger --qfair-curvature-samples, or a lower --qfair-min-group-size; "
-            "--qfair-insufficient=warn goes on all the same"
-        )
-    if "samples" not in told:
-        return "data with two groups at least; --qfair-group-by names the columns that make them"
-    return (
-        "more samples of such groups, or a lower --qfair-min-group-size; --qfair-insufficient=warn goes on all the same"
-    )
+def cured(fault: Fault | None) -> list[str]:
+    """Return a line on what the user can do about it."""
+    return [] if fault is None else [f"  cure     {cure(fault)}"]
 
 
 def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
@@ -158,7 +137,7 @@ def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
         measured = float(verdict.measured)
         value = f"{compact(measured)}{_on_subsample(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
         lines.append(f"  among the other groups it is {value}")
-    return "\n".join([*lines, f"  cure     {cure(verdict.reasons)}"])
+    return "\n".join([*lines, *cured(verdict.fault)])
 
 
 def _gap_headline(verdict: Verdict, audit: Audit) -> str:

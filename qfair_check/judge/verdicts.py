@@ -12,6 +12,7 @@ from qfair_check.gaps import accuracy_gap
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
 from qfair_check.judge.curvature import ratio, ratios_to_fp32, values_by_group
 from qfair_check.judge.limits import Limits
+from qfair_check.judge.reasons import Fault, Reason, fault_of_undefined, first_fault
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, Measures, PrecisionResult
 
@@ -46,6 +47,8 @@ class Verdict:
         Positions in `Audit.groups` of the groups that make the value.
     reasons : tuple of str
         Why something could not be judged.
+    fault : Fault or None
+        Which kind of reason is the one to cure; None without reasons.
     """
 
     check: str
@@ -57,6 +60,7 @@ class Verdict:
     lowest: int | None
     highest: int | None
     reasons: tuple[str, ...]
+    fault: Fault | None = None
 
 
 def judge_audit(audit: Audit, limits: Limits, *, min_group_size: int = DEFAULT_MIN_GROUP_SIZE) -> tuple[Verdict, ...]:
@@ -118,19 +122,25 @@ def judge_one(
         outcome,
         finding.lowest,
         finding.highest,
-        finding.reasons,
+        finding.told,
+        first_fault(finding.reasons),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a verdict rests on, before there is a limit; fields as those of `Verdict`."""
+    """What a verdict rests on, before there is a limit; fields as those of `Verdict`, but for the reasons."""
 
     measured: Fraction | None
     baseline: Fraction | None = None
     lowest: int | None = None
     highest: int | None = None
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """How the reasons read."""
+        return tuple(reason.told for reason in self.reasons)
 
 
 def find(
@@ -222,7 +232,7 @@ def _overall_drop(audit: Audit, result: PrecisionResult, least: int) -> Finding:
 def _sparsity(audit: Audit, result: PrecisionResult, least: int) -> Finding:
     before = audit.fp32.weights
     if not result.weights.elements:
-        return Finding(None, reasons=("the model has no quantized weights",))
+        return Finding(None, reasons=(Reason(Fault.NO_QUANTIZED_WEIGHTS, "the model has no quantized weights"),))
     return Finding(
         Fraction(result.weights.zeros, result.weights.elements),
         Fraction(before.zeros, before.elements) if before.elements else None,
@@ -262,37 +272,40 @@ _FINDINGS: dict[str, Callable[[Audit, PrecisionResult, int], Finding]] = {
 }
 
 
-def _judgeable(audit: Audit, result: PrecisionResult, metric: str, least: int) -> tuple[list[int], tuple[str, ...]]:
+def _judgeable(audit: Audit, result: PrecisionResult, metric: str, least: int) -> tuple[list[int], tuple[Reason, ...]]:
     """Return the groups that can be judged on a metric, and why the others cannot."""
     held, reasons = [], []
     for index, (name, group) in enumerate(zip(audit.groups, result.groups, strict=True)):
-        if group.undefined.get(metric):
-            reasons.append(f"group {name}: {group.undefined[metric]}")
+        if why := group.undefined.get(metric):
+            reasons.append(Reason(fault_of_undefined(why), f"group {name}: {why}"))
         elif getattr(group, metric) is None:
-            reasons.append(f"group {name}: the audit holds no {metric}")
+            reasons.append(Reason(Fault.NOT_HELD, f"group {name}: the audit holds no {metric}"))
         elif group.samples < least:
-            reasons.append(f"group {name} has {group.samples} samples, and judging needs {least}")
+            told = f"group {name} has {group.samples} samples, and judging needs {least}"
+            reasons.append(Reason(Fault.SMALL_GROUP, told))
         else:
             held.append(index)
     return held, tuple(reasons)
 
 
-def _overall_reasons(result: PrecisionResult, metric: str, least: int) -> tuple[str, ...]:
+def _overall_reasons(result: PrecisionResult, metric: str, least: int) -> tuple[Reason, ...]:
     overall = result.overall
-    if overall.undefined.get(metric):
-        return (overall.undefined[metric],)
+    if why := overall.undefined.get(metric):
+        return (Reason(fault_of_undefined(why), why),)
     if getattr(overall, metric) is None:
-        return (f"the audit holds no {metric}",)
+        return (Reason(Fault.NOT_HELD, f"the audit holds no {metric}"),)
     if overall.samples < least:
-        return (f"there are {overall.samples} samples, and judging needs {least}",)
+        told = f"there are {overall.samples} samples, and judging needs {least}"
+        return (Reason(Fault.SMALL_GROUP, told),)
     return ()
 
 
-def _too_few_groups(held: Collection[int], quantity: str = "gap") -> str:
-    return f"a {quantity} needs two groups, and there is only one to judge" if held else "there is no group to judge"
+def _too_few_groups(held: Collection[int], quantity: str = "gap") -> Reason:
+    told = f"a {quantity} needs two groups, and there is only one to judge" if held else "there is no group to judge"
+    return Reason(Fault.FEW_GROUPS, told)
 
 
-def _largest(values: dict[int, Fraction], reasons: tuple[str, ...]) -> Finding:
+def _largest(values: dict[int, Fraction], reasons: tuple[Reason, ...]) -> Finding:
     if not values:
         return Finding(None, reasons=reasons)
     worst = max(values, key=values.__getitem__)

@@ -132,9 +132,11 @@ class BackwardPass:
         base = self._subjects[0][0]
         moves = [move(base, module, names) for module, names in self._subjects[1:]]
         origin = self._point(base, self._trained)
+        is_trained = {name for one in moves for name in one.names} <= set(self._trained)
+        whole = origin if is_trained else self._point(base, self._every)  # an account differentiates in frozen ones too
         at_fp32 = []
         for group in groups:
-            at_fp32.append(self._at_fp32(origin, group, moves))
+            at_fp32.append(self._at_fp32(origin, whole, group, moves))
             count()
         found = [Curved(tuple(curvature for curvature, _ in at_fp32))]
         for index, (module, _) in enumerate(self._subjects[1:]):
@@ -147,10 +149,14 @@ class BackwardPass:
         return found
 
     def _planned(self, batch: Sample) -> Plan:
-        point = self._point(self._subjects[0][0], self._every)  # an account differentiates in frozen ones too
+        kinds = dict.fromkeys(
+            (tuple(self._trained), tuple(self._every))
+        )  # an account differentiates in frozen ones too
+        points = [self._point(self._subjects[0][0], names) for names in kinds]
         extra = 2 * (len(self._subjects) - 1)  # a copy of the model, and how far it is from fp32
+        extra += len(points) - 1  # another copy for accounts
         try:
-            made = plan(point, batch, self._options.memory, extra)
+            made = plan(points, batch, self._options.memory, extra)
         except OptionError:
             raise
         except (Exception, SystemExit):  # the user's model may raise anything, and will say so for every group
@@ -164,24 +170,21 @@ class BackwardPass:
         return measure_group(point, group, self._plan, method=self._options.method, seed=self._seed)
 
     def _at_fp32(
-        self, origin: Point, group: SpooledGroup, moves: Sequence[Move]
+        self, origin: Point, whole: Point, group: SpooledGroup, moves: Sequence[Move]
     ) -> tuple[GroupCurvature, list[Parts | str]]:
         """Return what is measured at fp32, and for each precision the parts of an account, or why there are none."""
         found, loss = self._measured(origin, group)
         if loss is None:
             return found, [found.undefined["gradient_norm"]] * len(moves)
-        point = origin
-        is_trained = {name for one in moves for name in one.names} <= set(self._trained)
         told: list[Parts | str] = []
         try:
-            if not is_trained:
+            if whole is not origin:
                 del loss  # with the graphs that it keeps
                 with model_errors():
-                    point = self._point(self._subjects[0][0], self._every)
-                    loss = GroupLoss(point, lambda: group.batches(self._plan.chunk), len(group))
+                    loss = GroupLoss(whole, lambda: group.batches(self._plan.chunk), len(group))
             for one in moves:
                 with model_errors():
-                    told.append(parts(point, loss, one, is_trained=is_trained))
+                    told.append(parts(whole, loss, one, is_trained=whole is origin))
         except MeasureError as error:
             told += [str(error)] * (len(moves) - len(told))
         return found, told

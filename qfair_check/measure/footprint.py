@@ -1,6 +1,6 @@
 """How much memory differentiating twice takes, and what fits into the memory that the user allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -16,7 +16,7 @@ MOST_VECTORS = 32
 LEAST_VECTORS = 8
 
 _WORKING_VECTORS = 12
-_TRANSIENT = 1.0
+_TRANSIENT = 1.25
 _PROBED = 2
 
 
@@ -39,7 +39,7 @@ class Plan:
     kept: int
 
 
-def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
+def plan(points: Sequence[Point], batch: Sample, memory: int, extra_vectors: int) -> Plan:
     """Return what fits into `memory` bytes.
 
     The graph of a gradient is measured on a few samples. In the first place come vectors of the length of all
@@ -48,7 +48,8 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
 
     Parameters
     ----------
-    point : Point
+    points : sequence of Point
+        Those that are measured at; what the most demanding one takes counts.
     batch : tensor, tuple of tensors, or dict of tensors
         At least four samples.
     memory : int
@@ -61,8 +62,8 @@ def plan(point: Point, batch: Sample, memory: int, extra_vectors: int) -> Plan:
     OptionError
         If the memory does not hold one sample.
     """
-    vector = 4 * max(point.dimension, 1)
-    fixed, by_sample = _graph_bytes(point, batch)
+    vector = 4 * max(1, *(point.dimension for point in points))
+    fixed, by_sample = map(max, zip(*(_graph_bytes(point, batch) for point in points), strict=True))
     needed = (LEAST_VECTORS + _WORKING_VECTORS) * vector + fixed + (1 + _TRANSIENT) * by_sample
     if memory < needed:
         raise OptionError(

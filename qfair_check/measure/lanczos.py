@@ -64,8 +64,8 @@ def top_eigenvalue(
     cannot hide it. Every further vector is made orthogonal to all before it. The value has converged after 8 steps or
     more where ‖Hv - value v‖ <= max(tolerance abs(value), 1e-7), and after `least` where a fifth of that holds, if the
     last step changed it by at most 0.5%, and did not raise the residual, as it does when a larger eigenvalue begins to
-    show; or where the vectors span the whole space. Where they span an invariant subspace, a random vector goes on. After `width` vectors the better half of the
-    Ritz vectors is kept and the rest forgotten (thick restart).
+    show; or where the vectors span the whole space. Where they span an invariant subspace, a random vector goes on.
+    After `width` vectors the better half of the Ritz vectors is kept and the rest forgotten (thick restart).
 
     Parameters
     ----------

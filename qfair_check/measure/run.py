@@ -242,8 +242,8 @@ def _prepared(
     subjects = []
     for quantized in copies:
         kept = copy.deepcopy(quantized.module) if keeps else None
-        forward = forward_at(quantized.precision, quantized.module, device, faster)
-        subjects.append(_Subject(forward, weights_record(quantized, reach), kept))
+        weights = weights_record(quantized, reach)  # first, since what is run has BatchNorm folded into its weights
+        subjects.append(_Subject(forward_at(quantized.precision, quantized.module, device, faster), weights, kept))
     return _Prepared(subjects, faster)
 
 

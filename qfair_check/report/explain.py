@@ -1,12 +1,12 @@
 """Why quantization hurts a group: the change of its loss to second order, layer by layer, as tables for a terminal."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import floor, fsum, log10
 
 from qfair_check.curvature_record import Account
-from qfair_check.judge.text import printable, shown_name
+from qfair_check.judge.text import compact, printable, shown_name
 from qfair_check.precision import Precision
 from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.curvature import on_samples, undefined_notes
@@ -19,6 +19,7 @@ _MOST_BROKEN = 3
 _GROUP_WIDTH = 16
 _LEAST_NAME = 24
 _NEGLIGIBLE = 1e-4
+_NEGLIGIBLE_SHARE = 0.01
 _FEWEST_DIGITS, _MOST_DIGITS = 2, 9
 _HUGE = 1e7
 _NOTHING = "-"
@@ -37,12 +38,7 @@ class _Group:
     samples: int
     account: Account
     costs: tuple[float, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether the expansion does: it is off by at most half of the larger of both, or by next to nothing."""
-        predicted, measured = self.account.predicted, self.account.measured
-        return abs(predicted - measured) <= max(max(abs(predicted), abs(measured)) / 2, _NEGLIGIBLE)
+    holds: bool
 
 
 def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, width: int = 80) -> str:
@@ -66,12 +62,7 @@ def render_explanation(audit: Audit, results: Sequence[PrecisionResult], *, widt
 
 
 def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
-    told = [
-        _Group(name, curvature.samples, curvature.account, curvature.account.by_tensor)
-        for name, curvature in zip(audit.groups, result.curvature, strict=True)
-        if curvature.account is not None
-    ]
-    told.sort(key=lambda group: group.account.measured, reverse=True)
+    told = sorted(_told(audit, result), key=lambda group: group.account.measured, reverse=True)
     shown = told[:_MOST_GROUPS]
     digits = _digits(value for group in shown for value in (group.account.measured, group.account.predicted))
     notes = undefined_notes(audit, [result], {"account": "the account"})
@@ -83,6 +74,21 @@ def _explained(audit: Audit, result: PrecisionResult, width: int) -> list[str]:
     if shown and result.moved:
         lines += ["", *_layer_table(result, shown, digits, width)]
     return lines
+
+
+def _told(audit: Audit, result: PrecisionResult) -> Iterator[_Group]:
+    accounts = [curvature.account for curvature in result.curvature]
+    largest = max((abs(account.measured) for account in accounts if account is not None), default=0.0)
+    negligible = max(_NEGLIGIBLE, _NEGLIGIBLE_SHARE * largest)
+    for name, curvature, account in zip(audit.groups, result.curvature, accounts, strict=True):
+        if account is not None:
+            yield _Group(name, curvature.samples, account, account.by_tensor, _holds(account, negligible))
+
+
+def _holds(account: Account, negligible: float) -> bool:
+    """Return whether the expansion is off by at most half of the larger of both, or by next to nothing."""
+    larger = max(abs(account.predicted), abs(account.measured))
+    return abs(account.predicted - account.measured) <= max(larger / 2, negligible)
 
 
 def _headlines(result: PrecisionResult, told: Sequence[_Group], digits: int, *, has_own_bits: bool) -> list[str]:
@@ -164,7 +170,7 @@ def _group_table(shown: Sequence[_Group], digits: int, width: int) -> list[str]:
         "predicted": [_signed(account.predicted, digits) for account in accounts],
         "first": [_signed(fsum(account.first_order), digits) for account in accounts],
         "second": [_signed(fsum(account.second_order), digits) for account in accounts],
-        "bound": [_NOTHING if account.bound is None else _plain(account.bound, digits) for account in accounts],
+        "bound": [_NOTHING if account.bound is None else compact(account.bound) for account in accounts],
     }
     cells = {head: right_aligned([head, *texts]) for head, texts in columns.items()}
     if not all(group.holds for group in shown):

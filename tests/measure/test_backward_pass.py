@@ -22,6 +22,7 @@ from qfair_check.measure.chunks import CHUNK
 from qfair_check.measure.curvature import measure_group
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.measure.footprint import Plan
+from qfair_check.measure.group_loss import Point
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.record import Audit
 
@@ -216,6 +217,34 @@ def test_frozen_layers_leave_no_less_memory_to_their_account():
         for net in (head, conv_net())
     ]
     assert chunks[0] == chunks[1] < CHUNK
+
+
+def test_a_batchnorm_that_cannot_be_folded_since_layers_are_frozen_leaves_less_memory():
+    frozen = conv_net()
+    frozen[5].requires_grad_(False)
+    chunks = [
+        curved(net, (IMAGES, Y, GROUP), options=CurvatureOptions(20, 200_000)).settings.curvature.chunk
+        for net in (frozen, conv_net())
+    ]
+    assert chunks[0] < chunks[1]
+
+
+def test_frozen_layers_copy_the_model_once_for_each_precision_and_once_for_accounts(monkeypatch):
+    made = []
+
+    class Counted(Point):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+    net = mlp()
+    net[0].requires_grad_(False)
+    options = CurvatureOptions(20)
+    expected = curved(net, (FLAT, Y, GROUP), options=options)
+    monkeypatch.setattr("qfair_check.measure.backward_pass.Point", Counted)
+    assert by_precision(curved(net, (FLAT, Y, GROUP), options=options)) == by_precision(expected)
+    planning = 2
+    assert len(made) == planning + 1 + len(expected.precisions)
 
 
 def test_pyhessian_has_the_memory_for_itself(monkeypatch):

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small_nets import N, Y, mlp
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -15,9 +16,7 @@ from qfair_check.measure.group_loss import Point
 from qfair_check.measure.lanczos import TOLERANCE
 from qfair_check.measure.spool import Spool
 
-N = 37
 X = torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
-Y = torch.randint(3, (N,), generator=torch.Generator().manual_seed(2))
 PLAN = Plan(12, 32, 0)
 KEPT = Plan(12, 32, 4)
 CURE = "): write it with others that can be, for the audit at least"
@@ -48,10 +47,6 @@ def seeded(build):
     with torch.random.fork_rng():
         torch.manual_seed(4)
         return build().eval()
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
 
 
 class Then(nn.Module):

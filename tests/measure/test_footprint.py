@@ -31,7 +31,7 @@ POINTS = pytest.mark.parametrize("point", [WIDE, DEEP], ids=["wide", "deep"])
 
 def refusal(point, memory):
     with pytest.raises(OptionError) as raised:
-        plan(point, IMAGES, memory, 0)
+        plan([point], IMAGES, memory, 0)
     return str(raised.value)
 
 
@@ -45,7 +45,7 @@ def asked_for(told):
 def from_least(point):
     """Return plans from the least memory on, a fifth more each time."""
     least, _ = asked_for(refusal(point, 1))
-    return [plan(point, IMAGES, int(least * 1.2**step), 0) for step in range(30)]
+    return [plan([point], IMAGES, int(least * 1.2**step), 0) for step in range(30)]
 
 
 @POINTS
@@ -77,13 +77,13 @@ def test_what_is_asked_for_is_enough(point):
     )
     assert re.fullmatch(message, told)
     asked, unit = asked_for(told)
-    assert plan(point, IMAGES, asked, 0).chunk >= 1
+    assert plan([point], IMAGES, asked, 0).chunk >= 1
     assert refusal(point, asked - unit).partition(", and ")[0] == told.partition(", and ")[0]
 
 
 @POINTS
 def test_other_precisions_take_only_from_what_is_kept(point):
-    plans = [plan(point, IMAGES, 256 * MIB, extra) for extra in (0, 2, 8, 10**6)]
+    plans = [plan([point], IMAGES, 256 * MIB, extra) for extra in (0, 2, 8, 10**6)]
     assert len({(made.chunk, made.vectors) for made in plans}) == 1
     kept = [made.kept for made in plans]
     assert kept == sorted(kept, reverse=True)
@@ -92,15 +92,23 @@ def test_other_precisions_take_only_from_what_is_kept(point):
 
 def test_the_parts_add_up_to_the_memory():
     """A linear layer of 1024 inputs saves its inputs and little more: one vector is 1 MiB and a chunk is 1/4 MiB."""
-    made = plan(WIDE, IMAGES, 64 * MIB, 0)
+    made = plan([WIDE], IMAGES, 64 * MIB, 0)
     vectors = made.vectors + 12
     assert (made.chunk, made.vectors) == (CHUNK, 15)
     assert 20 < made.kept < (64 - vectors * 1.005) / 0.25 - 1
 
 
+def test_of_several_points_the_most_demanding_counts():
+    both = plan([WIDE, DEEP], IMAGES, 64 * MIB, 0)
+    for alone in (plan([WIDE], IMAGES, 64 * MIB, 0), plan([DEEP], IMAGES, 64 * MIB, 0)):
+        assert both.chunk <= alone.chunk
+        assert both.vectors <= alone.vectors
+    assert both == plan([DEEP, WIDE], IMAGES, 64 * MIB, 0)
+
+
 @pytest.mark.parametrize("wrap", [lambda x: (x,), lambda x: {"input": x}], ids=["tuple", "dict"])
 def test_samples_may_have_parts(wrap):
-    assert plan(WIDE, wrap(IMAGES), 64 * MIB, 0) == plan(WIDE, IMAGES, 64 * MIB, 0)
+    assert plan([WIDE], wrap(IMAGES), 64 * MIB, 0) == plan([WIDE], IMAGES, 64 * MIB, 0)
 
 
 def test_nothing_is_changed():
@@ -108,7 +116,7 @@ def test_nothing_is_changed():
     batch = torch.rand(CHUNK, 1, 32, 32)
     before = batch.clone(), net[1].weight.clone()
     with torch.random.fork_rng():
-        plan(point_of(net), batch, 64 * MIB, 0)
+        plan([point_of(net)], batch, 64 * MIB, 0)
     assert torch.equal(batch, before[0])
     assert torch.equal(net[1].weight, before[1])
     assert net[1].weight.grad is None

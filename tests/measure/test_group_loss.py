@@ -3,51 +3,13 @@ import itertools
 
 import pytest
 import torch
+from small_nets import N, Tied, Unused, X, Y, drawn, mlp, seeded
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import mapped
 from qfair_check.measure.group_loss import GroupLoss, Point
-
-N = 37
-
-
-def drawn(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = drawn(N, 4)
-Y = torch.randint(3, (N,), generator=torch.Generator().manual_seed(2))
-
-
-def seeded(build):
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        return build().double().eval()
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-        self.second.weight = self.first.weight
-
-    def forward(self, x):
-        return self.head(self.second(self.first(x).tanh()))
-
-
-class Unused(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.aside, self.net, self.scalar = nn.Linear(2, 2), mlp(), nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, x):
-        return self.net(x)
 
 
 def batches_of(x, y, *sizes):

@@ -6,39 +6,12 @@ import weakref
 import pyhessian
 import pytest
 import torch
+from small_nets import N, Tied, Unused, X, Y, mlp, seeded
 from torch import nn
-from torch.func import functional_call, jacrev
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from qfair_check.errors import MeasureError
-from qfair_check.measure.outputs import logits_of
 from qfair_check.measure.pyhessian import pyhessian_eigenvalue, why_not_lambda_max
-
-N = 37
-
-
-def drawn(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = drawn(N, 4)
-Y = torch.randint(3, (N,), generator=torch.Generator().manual_seed(2))
-
-
-def seeded(build):
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = build()
-        for layer in net.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.normal_(layer.running_mean)
-                nn.init.uniform_(layer.running_var, 0.2, 3)
-    return net.double().eval()
-
-
-def mlp(act=nn.GELU):
-    return nn.Sequential(nn.Linear(4, 5), act(), nn.Linear(5, 3))
 
 
 def conv(norm):
@@ -55,25 +28,6 @@ class Attention(nn.Module):
 
     def forward(self, x):
         return self.head(self.layer(x.unsqueeze(2) * torch.ones(4, dtype=x.dtype).cumsum(0)).mean(1))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-        self.second.weight = self.first.weight
-
-    def forward(self, x):
-        return self.head(self.second(self.first(x).tanh()))
-
-
-class Unused(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.aside, self.net, self.scalar = nn.Linear(2, 2), mlp(), nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, x):
-        return self.net(x)
 
 
 class Saddle(nn.Module):
@@ -94,19 +48,6 @@ def names_of(net):
 
 def in_batches(*sizes, x=X, y=Y):
     return lambda: zip(x.split(list(sizes)), y.split(list(sizes)), strict=True)
-
-
-def dense(net, names, x=X, y=Y):
-    """Return the Hessian over `names`, in their order."""
-    weights = {name: dict(net.named_parameters())[name].detach() for name in names}
-
-    def loss(flat):
-        parts = flat.split([weight.numel() for weight in weights.values()])
-        own = {name: part.view_as(weights[name]) for name, part in zip(names, parts, strict=True)}
-        return cross_entropy(logits_of(functional_call(net, own, (x,)), len(x)), y)
-
-    with sdpa_kernel(SDPBackend.MATH):
-        return jacrev(jacrev(loss))(torch.cat([weight.flatten() for weight in weights.values()])).detach()
 
 
 def assert_is_extreme(found, matrix, rel=1e-2):
@@ -132,18 +73,18 @@ def assert_is_extreme(found, matrix, rel=1e-2):
     ],
     ids=["GELU", "ReLU", "BatchNorm", "GroupNorm", "LayerNorm", "attention", "tied", "unused"],
 )
-def test_the_value_is_that_of_the_dense_hessian(build):
+def test_the_value_is_that_of_the_dense_hessian(dense, build):
     net = seeded(build)
     found = pyhessian_eigenvalue(net, names_of(net), in_batches(N), 0)
-    assert_is_extreme(found, dense(net, names_of(net)))
+    assert_is_extreme(found, dense(net, X, Y)[2])
 
 
-def test_batches_are_weighted_by_their_samples():
+def test_batches_are_weighted_by_their_samples(dense):
     net = seeded(mlp)
     x = X * torch.where(torch.arange(N) >= 36, 6.0, 1.0).unsqueeze(1)
     whole = pyhessian_eigenvalue(net, names_of(net), in_batches(N, x=x), 0)
     ragged = pyhessian_eigenvalue(net, names_of(net), in_batches(12, 12, 12, 1, x=x), 0)
-    assert_is_extreme(ragged, dense(net, names_of(net), x))
+    assert_is_extreme(ragged, dense(net, x, Y)[2])
     assert ragged.value == pytest.approx(whole.value, rel=1e-9)
     assert ragged.hvps == whole.hvps
     torch.testing.assert_close(ragged.vector, whole.vector)
@@ -176,11 +117,11 @@ def test_a_hessian_of_zeros_has_no_vector():
     assert (found.value, found.hvps, found.vector.tolist()) == (0.0, 2, [0.0, 0.0, 0.0])
 
 
-def test_only_the_named_parameters_count_in_the_order_of_their_names():
+def test_only_the_named_parameters_count_in_the_order_of_their_names(dense):
     net = seeded(mlp)
     names = ["2.weight", "0.bias"]
     found = pyhessian_eigenvalue(net, names, in_batches(20, 17), 0)
-    matrix = dense(net, names)
+    matrix = dense(net, X, Y, names)[2]
     assert len(found.vector) == 20
     assert_is_extreme(found, matrix)
 
@@ -204,11 +145,11 @@ class TwoExperts(nn.Module):
         return self.experts[len(x) % 2](x)
 
 
-def test_a_parameter_that_some_batches_do_not_touch():
+def test_a_parameter_that_some_batches_do_not_touch(dense):
     net = seeded(TwoExperts)
     found = pyhessian_eigenvalue(net, names_of(net), in_batches(20, 17), 0)
     even, odd = names_of(net)[:4], names_of(net)[4:]
-    blocks = dense(net, even, X[:20], Y[:20]) * 20 / N, dense(net, odd, X[20:], Y[20:]) * 17 / N
+    blocks = dense(net, X[:20], Y[:20], even)[2] * 20 / N, dense(net, X[20:], Y[20:], odd)[2] * 17 / N
     assert_is_extreme(found, torch.block_diag(*blocks))
     assert_is_extreme(pyhessian_eigenvalue(net, even, in_batches(20, 17), 0), blocks[0])
 
@@ -310,15 +251,15 @@ def test_samples_of_several_tensors(kind):
     assert (found.value, found.hvps) == (plain.value, plain.hvps)
 
 
-def test_float32():
+def test_float32(dense):
     net = seeded(mlp)
-    matrix = dense(net, names_of(net))
+    matrix = dense(net, X, Y)[2]
     found = pyhessian_eigenvalue(net.float(), names_of(net), in_batches(20, 17, x=X.float()), 0)
     assert found.vector.dtype == torch.float32
     assert found.value == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-2)
 
 
-def test_a_model_that_changes_its_input():
+def test_a_model_that_changes_its_input(dense):
     class Changes(Unused):
         def forward(self, x):
             return self.net(x.mul_(0.5))
@@ -326,7 +267,7 @@ def test_a_model_that_changes_its_input():
     net, before = seeded(Changes), X.clone()
     found = pyhessian_eigenvalue(net, names_of(net)[3:], in_batches(20, 17), 0)
     assert torch.equal(X, before)
-    assert_is_extreme(found, dense(net.net, names_of(net.net), X / 2))
+    assert_is_extreme(found, dense(net.net, X / 2, Y)[2])
 
 
 def test_each_product_reads_the_batches_anew_and_holds_two_at_most():

@@ -33,6 +33,7 @@ def conv_net():
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(6 * 9, 4)
     )
     nn.init.normal_(net[1].running_mean, std=0.1)
+    nn.init.uniform_(net[1].running_var, 0.2, 3)
     return net
 
 
@@ -131,6 +132,20 @@ def test_means_agree_with_a_plain_loop(made, net):
         }
         for metric, value in expected.items():
             assert getattr(group, metric) == pytest.approx(value.item(), rel=1e-5), metric
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("fp32", None), ("int8", 8), ("int4", 4), ("int2", 2)])
+def test_the_weights_told_of_are_the_models_own_though_its_copies_are_folded(made, net, precision, bits):
+    weights = [layer.weight.detach().flatten().double() for layer in (net[0], net[5])]
+    reach = max(float(weight.abs().max()) for weight in weights)
+    if bits:
+        scales = [weight.abs().max() / (2 ** (bits - 1) - 1) for weight in weights]
+        weights = [torch.round(weight / scale) * scale for weight, scale in zip(weights, scales, strict=True)]
+    # a value may fall on the other side of an edge in float64
+    found = made.at(precision).weights.histogram
+    expected = np.histogram(torch.cat(weights), bins=101, range=(-reach, reach))[0]
+    assert np.abs(np.cumsum(found.counts) - np.cumsum(expected)).max() <= 1
+    assert found.high == pytest.approx(reach, rel=1e-7)
 
 
 def test_int4_weights_are_those_of_torch_fake_quantize(made, net):

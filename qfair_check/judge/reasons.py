@@ -1,0 +1,73 @@
+"""Why something cannot be judged, and what the user can do about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Fault(IntEnum):
+    """What kind of reason it is; the first of several is the one to cure."""
+
+    NO_CURVATURE = 1
+    NAN = 2
+    NOT_HELD = 3
+    NO_QUANTIZED_WEIGHTS = 4
+    NOT_CONVERGED_BY_PYHESSIAN = 5
+    NO_VALUE = 6
+    SMALL_SUBSAMPLE = 7
+    SMALL_GROUP = 8
+    FEW_GROUPS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something cannot be judged: what kind of reason it is, and how it reads."""
+
+    fault: Fault
+    told: str
+
+
+_NO_SAMPLES = "no samples"
+_GO_ON = "--qfair-insufficient=warn goes on all the same"
+_CURES = {
+    Fault.NO_CURVATURE: "audit the model again with --qfair-curvature",
+    Fault.NAN: "find out why the model gives such logits, and to whom",
+    Fault.NOT_HELD: "audit the model again with this version of qfair_check",
+    Fault.NO_QUANTIZED_WEIGHTS: "leave this limit out",
+    Fault.NOT_CONVERGED_BY_PYHESSIAN: (
+        "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
+    ),
+    Fault.NO_VALUE: f"leave this limit out; {_GO_ON}",
+    Fault.SMALL_SUBSAMPLE: f"a larger --qfair-curvature-samples, or a lower --qfair-min-group-size; {_GO_ON}",
+    Fault.SMALL_GROUP: f"more samples of such groups, or a lower --qfair-min-group-size; {_GO_ON}",
+    Fault.FEW_GROUPS: "data with two groups at least; --qfair-group-by names the columns that make them",
+}
+
+
+def cure(fault: Fault) -> str:
+    """Return what the user can do about it."""
+    return _CURES[fault]
+
+
+def first_fault(reasons: Iterable[Reason]) -> Fault | None:
+    """Return the one to cure; None without any.
+
+    Examples
+    --------
+    >>> first_fault([Reason(Fault.FEW_GROUPS, "only one"), Reason(Fault.SMALL_GROUP, "9 samples")]).name
+    'SMALL_GROUP'
+    """
+    return min((reason.fault for reason in reasons), default=None)
+
+
+def fault_of_undefined(why: str) -> Fault:
+    """Return what kind of reason an audit gives for a value that is not defined; it names no group.
+
+    Examples
+    --------
+    >>> fault_of_undefined("3 of 40 samples have NaN or infinite logits").name
+    'NAN'
+    """
+    if "NaN" in why:
+        return Fault.NAN
+    return Fault.SMALL_GROUP if why.startswith(_NO_SAMPLES) else Fault.NO_VALUE
