@@ -14,8 +14,8 @@ from qfair_check.quantize.uniform import QuantizedTensor, quantize_tensor
 
 InitialStep = Literal["rule", "lsq"]
 
-# The least step, as a part of the first one: at 8 bits the whole grid then spans one first step.
-_LEAST_STEP = 2.0**-8
+# A step that crosses 0 blows up what comes after it; sound training keeps above half of the first (ADR 18).
+_LEAST_STEP = 0.25
 
 
 def lsq_quantize(
@@ -130,9 +130,10 @@ class _Code(Function):
 class LSQ(nn.Module):
     """A parametrization that puts a weight on a grid whose step is learned.
 
-    The step stays positive by projection: where an optimizer has taken `step` below the least step (1/256 of the
-    first), that one is used, and only a gradient that leads up again is passed on. Above it the gradient is that of
-    LSQ, which learning a logarithm of the step would change.
+    The step stays positive by projection: where an optimizer has taken `step` below the least step, a quarter of the
+    first one or of the one with the least mean squared error, the next forward pass in training puts it back there,
+    and passes on only a gradient that leads up again. Above it the gradient is that of LSQ, which learning a logarithm
+    of the step would change.
 
     With `learn_offset`, an asymmetric grid also learns where it lies: z = clamp(round(-beta / s)), whose gradient
     passes straight through, so that dw~/dbeta = 1 where clipped and 0 elsewhere. Unlike in LSQ+, beta counts in whole
@@ -208,11 +209,12 @@ class LSQ(nn.Module):
         step = start.scale.reshape(())
         if initial_step == "lsq":
             step = _published_step(weight, bits, wanted.grid, step)
+        best = start if wanted.rule == "mse" else quantize_tensor(weight, bits, Scheme("mse", wanted.grid))
         zero_point = start.zero_point.reshape(()).to(step.dtype)
         trained = weight.requires_grad
         self.step = nn.Parameter(step.clone(), requires_grad=trained)
         self.offset = nn.Parameter(-zero_point * step, requires_grad=trained) if learn_offset else None
-        self.register_buffer("least_step", step * _LEAST_STEP)
+        self.register_buffer("least_step", torch.minimum(step, best.scale.reshape(())) * _LEAST_STEP)
         self.register_buffer("fixed_zero_point", zero_point)
 
     @property
@@ -237,7 +239,12 @@ class LSQ(nn.Module):
         return lowest - zero_point, highest - zero_point
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight on the grid, differentiable by it and by what is learned of the grid."""
+        """Return the weight on the grid, differentiable by it and by what is learned of the grid.
+
+        In training, `step` is put back to the least step if it is below.
+        """
+        if self.training:
+            torch.maximum(self.step.data, self.least_step, out=self.step.data)
         zero_point = self.zero_point if self.grid == "asymmetric" else 0  # a tensor on a GPU would be waited for
         return lsq_quantize(weight, self.scale, self.bits, self.grid, zero_point)
 

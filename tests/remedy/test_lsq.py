@@ -156,17 +156,36 @@ def test_zeros_have_a_step(initial_step):
     assert lsq(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
-def test_the_step_stays_positive_and_comes_back():
+def test_a_step_below_the_least_one_is_put_back_and_comes_up_again():
     weight = normal(1, 50).requires_grad_()
     lsq = LSQ(weight, 3)
-    first = lsq.step.item()
+    least = lsq.step.item() / 4
     lsq.step.data.fill_(-3.0)
-    assert lsq.scale.item() == pytest.approx(first / 256)
-    value = lsq(weight)
+    lsq.eval()(weight)
+    assert (lsq.step.item(), lsq.scale.item()) == (-3.0, pytest.approx(least))
+    assert torch.equal(lsq(weight), lsq.quantized(weight).dequantize())
+    value = lsq.train()(weight)
+    assert lsq.step.item() == pytest.approx(least)
     value.backward(weight.detach())  # descent would take the step further down
     assert lsq.step.grad.item() == 0
     lsq(weight).backward(-weight.detach())  # and now up
     assert lsq.step.grad.item() < 0
+
+
+@given(seeds, bit_widths, grids, st.sampled_from(RULES), st.sampled_from(["rule", "lsq"]))
+def test_the_least_step_is_a_quarter_of_the_first_or_of_the_best(seed, bits, grid, rule, initial_step):
+    weight = normal(seed, 30)
+    lsq = LSQ(weight, bits, Scheme(rule, grid), initial_step=initial_step)
+    best = LSQ(weight, bits, Scheme("mse", grid)).step
+    assert lsq.least_step.item() == pytest.approx(min(lsq.step.item(), best.item()) / 4)
+
+
+def test_a_step_that_is_put_back_between_two_uses_does_not_break_the_backward_pass():
+    weight = normal(1, 50).requires_grad_()
+    lsq = LSQ(weight, 3)
+    lsq.step.data.fill_(-3.0)
+    (lsq(weight) + lsq(weight)).sum().backward()
+    assert weight.grad.isfinite().all()
 
 
 @given(seeds)
