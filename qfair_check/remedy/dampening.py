@@ -163,10 +163,12 @@ class OscillationTracker:
         for layer in lsq_layers(self._module):
             trace = self._traces[layer.name]
             codes = layer.lsq.codes(layer.weight)
-            direction = torch.sign(codes - trace.codes)
-            turned = direction * trace.direction < 0
-            trace.frequency.lerp_(turned.to(trace.frequency.dtype), self._momentum)
-            torch.where(direction != 0, direction, trace.direction, out=trace.direction)
+            changed = (codes != trace.codes).nonzero(as_tuple=True)  # few, so that the rest costs little
+            direction = torch.sign(codes[changed] - trace.codes[changed])
+            turned = direction == -trace.direction[changed]
+            trace.frequency.mul_(1 - self._momentum)
+            trace.frequency[changed] += self._momentum * turned
+            trace.direction[changed] = direction
             trace.codes = codes
 
     def shares(self, threshold: float = 0.005) -> dict[str, float]:

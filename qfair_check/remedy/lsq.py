@@ -248,24 +248,25 @@ class LSQ(nn.Module):
         zero_point = self.zero_point if self.grid == "asymmetric" else 0  # a tensor on a GPU would be waited for
         return lsq_quantize(weight, self.scale, self.bits, self.grid, zero_point)
 
+    @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
         """Return the codes q = clamp(round(w / s) + z) of a weight, int16."""
-        return self.quantized(weight).codes
+        return self._rounded(weight).clamp_(*integer_range(self.bits, self.grid)).to(torch.int16)
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedTensor:
         """Return the codes of a weight and the grid of now; it dequantizes to what `forward` returns."""
-        lowest, highest = integer_range(self.bits, self.grid)
-        scale, zero_point = self.scale.detach(), self.zero_point.detach()
-        rounded = (weight / scale).round_().add_(zero_point)
-        codes = rounded.clamp(lowest, highest)
+        codes, rounded = self.codes(weight), self._rounded(weight)
         shape = [1] * weight.ndim
         return QuantizedTensor(
-            codes.to(torch.int16),
-            scale.reshape(shape).clone(),
-            zero_point.reshape(shape).to(torch.int16),
+            codes,
+            self.scale.detach().reshape(shape).clone(),
+            self.zero_point.detach().reshape(shape).to(torch.int16),
             int(torch.count_nonzero(codes != rounded)),
         )
+
+    def _rounded(self, weight: Tensor) -> Tensor:
+        return (weight / self.scale).round_().add_(self.zero_point)
 
     def extra_repr(self) -> str:
         """Say bits and grid."""
