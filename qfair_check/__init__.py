@@ -41,6 +41,20 @@ if TYPE_CHECKING:
     from qfair_check.quantize.model import quantize_model as quantize_model
     from qfair_check.quantize.spec import Scheme as Scheme
     from qfair_check.record import Audit as Audit
+    from qfair_check.remedy.attach import attach_lsq as attach_lsq
+    from qfair_check.remedy.attach import freeze_lsq as freeze_lsq
+    from qfair_check.remedy.attach import lsq_layers as lsq_layers
+    from qfair_check.remedy.attach import step_parameters as step_parameters
+    from qfair_check.remedy.batchnorm import reestimate_batchnorm as reestimate_batchnorm
+    from qfair_check.remedy.dampening import OscillationTracker as OscillationTracker
+    from qfair_check.remedy.dampening import dampening_coefficient as dampening_coefficient
+    from qfair_check.remedy.dampening import dampening_loss as dampening_loss
+    from qfair_check.remedy.loss import group_weights as group_weights
+    from qfair_check.remedy.loss import group_weights_from_difficulty as group_weights_from_difficulty
+    from qfair_check.remedy.loss import weighted_cross_entropy as weighted_cross_entropy
+    from qfair_check.remedy.lsq import LSQ as LSQ
+    from qfair_check.remedy.lsq import lsq_quantize as lsq_quantize
+    from qfair_check.remedy.sampling import GroupBalancedSampler as GroupBalancedSampler
 
 __version__ = "0.1.0"
 
@@ -78,6 +92,28 @@ _HOMES = {
     "qfair_check.quantize.model": ("quantize_model",),
     "qfair_check.quantize.spec": ("Scheme",),
     "qfair_check.record": ("Audit",),
+    "qfair_check.remedy.attach": (
+        "attach_lsq",
+        "freeze_lsq",
+        "lsq_layers",
+        "step_parameters",
+    ),
+    "qfair_check.remedy.batchnorm": ("reestimate_batchnorm",),
+    "qfair_check.remedy.dampening": (
+        "OscillationTracker",
+        "dampening_coefficient",
+        "dampening_loss",
+    ),
+    "qfair_check.remedy.loss": (
+        "group_weights",
+        "group_weights_from_difficulty",
+        "weighted_cross_entropy",
+    ),
+    "qfair_check.remedy.lsq": (
+        "LSQ",
+        "lsq_quantize",
+    ),
+    "qfair_check.remedy.sampling": ("GroupBalancedSampler",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

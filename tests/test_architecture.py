@@ -22,6 +22,7 @@ LAYERS = [
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy", "pyhessian"}),
     ("judge", {"numpy", "wcwidth"}),
+    ("remedy", {"torch", "numpy"}),
     ("report", {"jinja2", "markupsafe", "matplotlib", "numpy", "wcwidth"}),
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
     ("option_table", set()),
@@ -43,7 +44,7 @@ LAYERS = [
 NAMES = [name for name, _ in LAYERS]
 # The record in other shapes, its parts, and what follows from it: one layer.
 OF_RECORD = {"audit_file", "audit_frame", "contradictions", "curvature_record", "gaps"}
-MEASURING = {"inputs", "quantize", "measure", "demo.network"}
+MEASURING = {"inputs", "quantize", "measure", "remedy", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in ("__init__", "__main__")]

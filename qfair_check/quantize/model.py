@@ -83,8 +83,8 @@ def quantize_model(
             "embedding, attention or recurrent layer of torch.nn; audit it with bits=32 or 16"
         )
     plan = allocation.plan([name for name, _, _ in quantizable_weights(module)], wanted, ends, tied_names(module))
-    quantized = _copied(module)
-    _check_finite(quantized)
+    quantized = copy_of(module).float().eval()
+    check_finite(quantized)
     half = _HALVES.get(wanted.name)
     if half:
         _check_reach(_learned(quantized), half)
@@ -98,6 +98,37 @@ def quantize_model(
             for _, value in _floats(quantized):
                 value.copy_(value.to(half))
     return QuantizedModel(quantized, wanted, grid, allocation, layers)
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module.
+
+    Raises
+    ------
+    InputError
+        If it holds what cannot be copied.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 2)
+    >>> copy_of(layer).weight is layer.weight
+    False
+    """
+    # A recurrent layer keeps the weights it last ran with, which cannot be copied if they were computed (parametrized)
+    memo = {
+        id(weight): weight.detach()
+        for part in module.modules()
+        if isinstance(part, nn.RNNBase)
+        for weight in part._flat_weights
+        if isinstance(weight, Tensor) and not weight.is_leaf
+    }
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # a module may hold anything
+        raise InputError(
+            f"{type(module).__name__} cannot be copied, and is never changed in place ({type(error).__name__}: "
+            f"{error}): keep out of its attributes what copy.deepcopy cannot copy"
+        ) from error
 
 
 def quantized_share(module: nn.Module, allocation: Allocation = Allocation()) -> tuple[int, int]:  # noqa: B008 (frozen)
@@ -124,17 +155,6 @@ def quantized_share(module: nn.Module, allocation: Allocation = Allocation()) ->
     return quantized, sum(parameter.numel() for parameter in module.parameters())
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    try:
-        duplicate = copy.deepcopy(module)
-    except Exception as error:  # a module may hold anything
-        raise InputError(
-            f"{type(module).__name__} cannot be copied, and is never changed in place ({type(error).__name__}: "
-            f"{error}): keep out of its attributes what copy.deepcopy cannot copy"
-        ) from error
-    return duplicate.float().eval()
-
-
 def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         if value.is_floating_point():
@@ -148,7 +168,14 @@ def _learned(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def _check_finite(module: nn.Module) -> None:
+def check_finite(module: nn.Module) -> None:
+    """Refuse a module that holds NaN or infinity.
+
+    Raises
+    ------
+    InputError
+        Naming the first parameters or running statistics that do.
+    """
     found = [
         f"{name} ({int((~torch.isfinite(value)).sum())})"
         for name, value in _learned(module)

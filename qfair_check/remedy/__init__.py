@@ -1,0 +1,1 @@
+"""Training that makes a quantized model fairer: its parts, each usable alone."""

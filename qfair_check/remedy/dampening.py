@@ -1,0 +1,212 @@
+"""Weights that flip between two codes: pull them to the middle of a bin, and count them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from qfair_check.errors import OptionError
+from qfair_check.remedy.attach import lsq_layers
+
+_QUIET_SHARE = 0.25
+
+
+def dampening_coefficient(iteration: int, iterations: int, end: float = 0.1) -> float:
+    """Return lambda(t), the weight of `dampening_loss`: 0 for the first quarter, then a half cosine up to its end.
+
+    end * (1 - cos(pi r)) / 2, with r the fraction of the last three quarters that has passed.
+
+    Parameters
+    ----------
+    iteration : int
+        t, from 0 to `iterations`.
+    iterations : int
+        Of the whole training.
+    end : float
+
+    Raises
+    ------
+    OptionError
+        If the iteration is not among the iterations, or the end is negative or not finite.
+
+    Source: Nagel et al. 2022, arXiv 2203.11086, section 4.1; 0.1 is what the authors used at 3 and 4 bits.
+
+    Examples
+    --------
+    >>> [round(dampening_coefficient(t, 8), 4) for t in range(0, 9)]
+    [0.0, 0.0, 0.0, 0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1]
+    """
+    if not 0 <= iteration <= iterations or not iterations:
+        raise OptionError(f"there is no iteration {iteration} among {iterations}")
+    if not (math.isfinite(end) and end >= 0):
+        raise OptionError(f"the end of the dampening coefficient is {end:g}: give a number that is not negative")
+    passed = max(0.0, (iteration / iterations - _QUIET_SHARE) / (1 - _QUIET_SHARE))
+    return end * (1 - math.cos(math.pi * passed)) / 2
+
+
+def dampening_loss(module: nn.Module) -> Tensor:
+    """Return how far the weights lie from the levels they round to, sum over layers of A((sg[q(w)] - clip(w))^2).
+
+    The target q(w), dequantized, counts as a constant, and so does the step: the gradient reaches weights alone,
+    2 (w - q(w)) / (weights of an output channel). clip(w) cuts at the ends of the grid, where q(w) lies too, so that
+    clipped weights have neither loss nor gradient. A sums over output channels and averages within each.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        With parametrizations by `attach_lsq`; a tied weight counts once.
+
+    Returns
+    -------
+    tensor without axes
+        0 without such layers.
+
+    Source: Nagel et al. 2022, arXiv 2203.11086, section 4.1.
+
+    Examples
+    --------
+    >>> from qfair_check.quantize.allocation import Allocation
+    >>> from qfair_check.remedy.attach import attach_lsq
+    >>> net = nn.Linear(2, 2, bias=False)
+    >>> net.weight = nn.Parameter(torch.tensor([[1.0, 0.25], [-1.0, 1.0]]))
+    >>> round(dampening_loss(attach_lsq(net, 2, "absmax", allocation=Allocation())).item(), 5)  # 0.25^2 / 2
+    0.03125
+    """
+    layers = list(lsq_layers(module))
+    total = torch.zeros((), device=layers[0].weight.device if layers else None)
+    for layer in layers:
+        lsq = layer.lsq
+        share = layer.weight.shape[lsq.channel_axis] / max(layer.weight.numel(), 1)
+        with torch.no_grad():
+            scale, (low, high) = lsq.scale, lsq.ends
+        total = total + _Distance.apply(layer.weight, scale, low, high, share)
+    return total
+
+
+class _Distance(Function):
+    """share * sum (clip(w) - q(w))^2; the residual is 0 where a weight is clipped, and so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int, share: float) -> Tensor:
+        clipped = (weight / scale).clamp_(low, high)
+        residual = clipped.sub_(clipped.round()).mul_(scale)
+        ctx.save_for_backward(residual)
+        ctx.share = share
+        distance: Tensor = share * torch.linalg.vector_norm(residual).square()
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (residual,) = ctx.saved_tensors
+        return residual * (2 * ctx.share * gradient), None, None, None, None
+
+
+@dataclass(slots=True, eq=False)
+class _Trace:
+    """What is remembered of one layer: the codes, the direction of the last change, and how often it turned."""
+
+    codes: Tensor
+    direction: Tensor
+    frequency: Tensor
+
+
+class OscillationTracker:
+    """Follow how often codes flip back and forth while training, by an exponential moving average.
+
+    A weight oscillates at an iteration if its code changes, and in the other direction than when it last changed.
+    Its frequency is f <- m o + (1 - m) f, with o = 1 where it oscillates and 0 elsewhere. It takes 8 bytes a weight.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        With parametrizations by `attach_lsq`. Its codes of now are the first.
+    momentum : float
+        m, in (0, 1].
+
+    Raises
+    ------
+    OptionError
+        If the momentum is out of range.
+
+    Source: Nagel et al. 2022, arXiv 2203.11086, section 3.2, eq. (6).
+
+    Examples
+    --------
+    >>> from qfair_check.quantize.allocation import Allocation
+    >>> from qfair_check.remedy.attach import attach_lsq
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> net.weight = nn.Parameter(torch.tensor([[1.0, 0.25]]))
+    >>> net = attach_lsq(net, 2, "absmax", allocation=Allocation())
+    >>> tracker = OscillationTracker(net)
+    >>> for value in (0.75, 0.25, 0.75):
+    ...     net.parametrizations.weight.original.data[0, 1] = value
+    ...     tracker.update()
+    >>> tracker.shares()
+    {'weight': 0.5}
+    """
+
+    def __init__(self, module: nn.Module, momentum: float = 0.01) -> None:
+        if not 0 < momentum <= 1:
+            raise OptionError(f"the momentum of an oscillation is {momentum:g}: it is above 0 and at most 1")
+        self._module = module
+        self._momentum = momentum
+        self._traces = {layer.name: _start(layer.lsq.codes(layer.weight)) for layer in lsq_layers(module)}
+
+    def update(self) -> None:
+        """Take in the codes after a step of the optimizer."""
+        for layer in lsq_layers(self._module):
+            trace = self._traces[layer.name]
+            codes = layer.lsq.codes(layer.weight)
+            changed = (codes != trace.codes).nonzero(as_tuple=True)  # few, so that the rest costs little
+            direction = torch.sign(codes[changed] - trace.codes[changed])
+            turned = direction == -trace.direction[changed]
+            trace.frequency.mul_(1 - self._momentum)
+            trace.frequency[changed] += self._momentum * turned
+            trace.direction[changed] = direction
+            trace.codes = codes
+
+    def shares(self, threshold: float = 0.005) -> dict[str, float]:
+        """Return, for each layer, the share of weights that oscillate more often than the threshold.
+
+        Parameters
+        ----------
+        threshold : float
+            Oscillations per iteration; 0.005 is the authors'.
+        """
+        return {name: float((trace.frequency > threshold).double().mean()) for name, trace in self._traces.items()}
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return copies of what is remembered of each layer, to go on from later."""
+        return {
+            name: {
+                "codes": trace.codes.clone(),
+                "direction": trace.direction.clone(),
+                "frequency": trace.frequency.clone(),
+            }
+            for name, trace in self._traces.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from what `state_dict` returned for the same layers.
+
+        Raises
+        ------
+        OptionError
+            If the layers differ.
+        """
+        if state.keys() != self._traces.keys():
+            raise OptionError("the oscillations to go on from are those of other layers: give the state of this model")
+        for name, trace in self._traces.items():
+            trace.codes = state[name]["codes"].clone()
+            trace.direction = state[name]["direction"].clone()
+            trace.frequency = state[name]["frequency"].clone()
+
+
+def _start(codes: Tensor) -> _Trace:
+    return _Trace(codes, torch.zeros_like(codes), torch.zeros_like(codes, dtype=torch.float32))
