@@ -33,7 +33,7 @@ def ran(tmp_path, monkeypatch, capsys):
         return found
 
     yield run
-    for name in ("curvature_peak", "images", "sweep", "user_loop", "versions"):
+    for name in ("curvature_peak", "images", "made_up_audit", "sweep", "user_loop", "versions"):
         sys.modules.pop(name, None)
 
 
@@ -114,3 +114,11 @@ def test_curvature(ran):
     assert found["error"]["lanczos"]["largest"] < 0.01
     assert [len(counts) for counts in found["hvps"].values()] == [8, 8]
     assert (found["samples"], found["input"]) == ([9, 7], [3, 32, 32])
+
+
+def test_report(ran):
+    found = ran("report", "--groups", 12, "--rounds", 1)
+    assert found["seconds"] > 0
+    assert found["session_end_ms"] > 0
+    assert 0.1 < found["small_page_mb"] < found["page_mb"] < 3
+    assert (found["groups"], found["precisions"], found["rounds"]) == (12, 6, 1)
