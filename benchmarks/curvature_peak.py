@@ -1,7 +1,6 @@
 """How much measuring curvature adds to the memory of a process of its own."""
 
 import multiprocessing
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,17 @@ def _measure_peak(task: Task, threads: int, sender: Any) -> None:
     faster = speed_up(base, task.x[:CHUNK])
     cross_entropy(base(task.x[:2]), task.y[:2]).backward()
     base.zero_grad(set_to_none=True)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = _resident("VmRSS")
     options = CurvatureOptions(memory=task.memory)
     with BackwardPass(subjects, task.x[:CHUNK], options, faster=faster, device=torch.device("cpu"), seed=0) as backward:
         roster = task.data.roster()
         for chunk in chunks(task.data, roster, batch_size=CHUNK, workers=0, seed=0):
             backward.keep(chunk)
         backward.measure(roster.finish()[1], len(task.data.group_names))
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    sender.send(_resident("VmHWM") - before)
+
+
+def _resident(kind: str) -> int:
+    """Return the bytes of this process now or at most; ru_maxrss would start at what the parent had."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{kind}:"))
+    return int(line.split()[1]) * 1024

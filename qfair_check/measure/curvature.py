@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from qfair_check.curvature_record import GroupCurvature
@@ -14,6 +13,7 @@ from qfair_check.inputs.sample import Sample
 from qfair_check.measure.footprint import Plan
 from qfair_check.measure.group_loss import GroupLoss, Point
 from qfair_check.measure.lanczos import FLOOR, TOLERANCE, top_eigenvalue
+from qfair_check.measure.norms import norm
 from qfair_check.measure.pyhessian import pyhessian_eigenvalue, why_not_lambda_max
 from qfair_check.measure.spool import SpooledGroup
 
@@ -47,8 +47,7 @@ def measure_group(
         loss, why_no_hessian = _loss(point, group, plan)
     except MeasureError as error:
         return undefined_group(size, str(error)), None
-    norm = float(torch.linalg.vector_norm(loss.gradient, dtype=torch.float64))
-    known = GroupCurvature(size, loss.loss, norm)
+    known = GroupCurvature(size, loss.loss, norm(loss.gradient))
     if why_no_hessian:
         return replace(known, undefined={"lambda_max": why_no_hessian}), loss
     try:
@@ -113,7 +112,7 @@ def _by_pyhessian(
 
     placed = copy.deepcopy(point.module).to(point.device)
     found = pyhessian_eigenvalue(placed, list(point.values), batches, seed)
-    residual = float(torch.linalg.vector_norm(loss.product(found.vector) - found.value * found.vector))
+    residual = norm(loss.product(found.vector) - found.value * found.vector)
     measured = replace(known, hvps=found.hvps + 1)
     reason = why_not_lambda_max(found.value)
     if reason:

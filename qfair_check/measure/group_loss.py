@@ -17,6 +17,7 @@ from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import Sample, called, mapped, size
 from qfair_check.measure.fast import AS_IT_IS, SpeedUp
 from qfair_check.measure.folding import Folding, pairs_of
+from qfair_check.measure.norms import norm
 from qfair_check.measure.outputs import logits_of
 
 Batch = tuple[int, Sample, Tensor]
@@ -111,9 +112,11 @@ class Point:
         pushed = self._folding.push(self.apart(vector))
         return [pushed[name] for name in self._leaves]
 
-    def bent(self, gradients: Sequence[Tensor], vector: Tensor) -> Tensor:
-        """Return the part of a Hessian product that folding itself makes."""
-        return self.flat(self._folding.bend(self._by_name(gradients), self.apart(vector)))
+    def add_bent(self, whole: Tensor, gradients: Sequence[Tensor], vector: Tensor) -> None:
+        """Add the part of a Hessian product that folding itself makes."""
+        into = self.apart(whole)
+        for name, part in self._folding.bend(self._by_name(gradients), self.apart(vector)).items():
+            into[name].add_(part)
 
     def _by_name(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         dtype = next(iter(self.values.values())).dtype
@@ -125,6 +128,37 @@ class _Kept:
     """The gradient of a chunk, with the graph that made it."""
 
     gradients: list[Tensor | None]
+
+
+class _Sums:
+    """Sums over chunks, one for each leaf, in float64 from the second chunk on."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._leaves = leaves
+        self._held: list[Tensor | None] = [None] * len(leaves)
+        self._own: set[int] = set()
+
+    def add(self, parts: Sequence[Tensor | None]) -> None:
+        """Add what a chunk gives."""
+        for index, part in enumerate(parts):
+            if part is None:
+                continue
+            held = self._held[index]
+            if held is None:
+                self._held[index] = part.detach()
+            elif index in self._own:
+                held += part.detach()
+            else:  # what a chunk gave is not ours to change
+                self._held[index] = torch.add(held.double(), part.detach())
+                self._own.add(index)
+
+    @property
+    def values(self) -> list[Tensor]:
+        """The sums; zero where no chunk gave anything."""
+        return [
+            torch.zeros_like(leaf) if held is None else held
+            for leaf, held in zip(self._leaves, self._held, strict=True)
+        ]
 
 
 class GroupLoss:
@@ -181,35 +215,34 @@ class GroupLoss:
         """
         self.products += 1
         directions = self._point.pushed(vector)
-        sums = self._zeros()
+        sums = _Sums(self._point.leaves)
         for kept in self._kept:
             self._add_product(sums, kept.gradients, directions, keep=True)
         for seed, batch, labels in self._from(len(self._kept)):
             with differentiating(seed, self._point.device):
                 _, gradients = self._graph(batch, labels, create_graph=True)
                 self._add_product(sums, gradients, directions, keep=False)
-        found = self._point.pulled(sums) + self._point.bent(self._leaf_gradient, vector)
-        if not _is_finite(found):
+        found = self._point.pulled(sums.values)
+        self._point.add_bent(found, self._leaf_gradient, vector)
+        if not math.isfinite(norm(found)):
             raise MeasureError("the Hessian holds NaN or infinite values")
         return found
 
     def _first_pass(self, kept: int, *, twice: bool) -> tuple[float, Tensor, list[Tensor]]:
-        sums = self._zeros()
+        sums = _Sums(self._point.leaves)
         total = 0.0
         for index, (seed, batch, labels) in enumerate(self._batches()):
             with differentiating(seed, self._point.device):
                 loss, gradients = self._graph(batch, labels, create_graph=twice)
             total += float(loss.detach())
-            for whole, part in zip(sums, gradients, strict=True):
-                if part is not None:
-                    whole += part.detach()
+            sums.add(gradients)
             if index < kept:
                 self._kept.append(_Kept(gradients))
-        gradient = self._point.pulled(sums)
-        if not (math.isfinite(total) and _is_finite(gradient)):
+        gradient = self._point.pulled(sums.values)
+        if not (math.isfinite(total) and math.isfinite(norm(gradient))):
             raise MeasureError("the loss or its gradient is NaN or infinite")
         dtype = gradient.dtype
-        return total, gradient, [value.to(dtype) for value in sums]
+        return total, gradient, [value.to(dtype) for value in sums.values]
 
     def _from(self, first: int) -> Iterator[Batch]:
         for index, batch in enumerate(self._batches()):
@@ -226,7 +259,7 @@ class GroupLoss:
         return loss, list(gradients)
 
     def _add_product(
-        self, sums: list[Tensor], gradients: list[Tensor | None], directions: list[Tensor], *, keep: bool
+        self, sums: _Sums, gradients: list[Tensor | None], directions: list[Tensor], *, keep: bool
     ) -> None:
         pairs = [
             (gradient, direction)
@@ -242,17 +275,7 @@ class GroupLoss:
             retain_graph=keep,
             allow_unused=True,
         )
-        for whole, part in zip(sums, parts, strict=True):
-            if part is not None:
-                whole += part
-
-    def _zeros(self) -> list[Tensor]:
-        return [torch.zeros_like(leaf, dtype=torch.float64) for leaf in self._point.leaves]
-
-
-def _is_finite(vector: Tensor) -> bool:
-    """Look at the norm, which is NaN or infinite where one number is, and ten times quicker than at each."""
-    return math.isfinite(float(torch.linalg.vector_norm(vector, dtype=torch.float64)))
+        sums.add(parts)
 
 
 def _check_twice_differentiable(loss: Tensor, gradients: Sequence[Tensor | None]) -> None:

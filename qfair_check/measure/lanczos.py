@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qfair_check.measure.norms import BLOCK, inner_products, norm
+
 TOLERANCE = 5e-2
 LEAST_STEPS = 6
 SURE_STEPS = 8
@@ -16,8 +18,6 @@ MOST_STEPS = 100
 STABLE = 5e-3
 FLOOR = 1e-7
 RANDOM_SHARE = 0.1
-
-_BLOCK = 2**16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,10 +120,10 @@ class _Space:
         self._basis = start.new_empty((width, self._n))
         self._projected = np.zeros((width, width))
         self._size = 0
-        norm = _norm(start)
+        length = norm(start)
         first = self._random(like=start)
-        if norm > torch.finfo(start.dtype).tiny:
-            first = first.mul_(RANDOM_SHARE).add_(start, alpha=1 / norm)
+        if length > torch.finfo(start.dtype).tiny:
+            first = first.mul_(RANDOM_SHARE).add_(start, alpha=1 / length)
         self._rest, self._beta = first, 0.0
         self._normalized_rest()
 
@@ -144,7 +144,7 @@ class _Space:
         last = self._size - 1
         self._projected[: self._size, last] = coefficients
         self._projected[last, : self._size] = coefficients
-        self._beta = 0.0 if self.is_whole else _norm(self._rest)
+        self._beta = 0.0 if self.is_whole else norm(self._rest)
 
     def top(self) -> tuple[float, float, float]:
         """Return the largest and the smallest Ritz value, and the norm of the residual of the largest."""
@@ -172,7 +172,7 @@ class _Space:
 
     def _normalized_rest(self) -> None:
         self._orthogonalize(self._rest)
-        torch.div(self._rest, _norm(self._rest), out=self._basis[self._size])
+        torch.div(self._rest, norm(self._rest), out=self._basis[self._size])
         self._size += 1
 
     def _restart(self) -> NDArray[np.float64]:
@@ -196,21 +196,15 @@ class _Space:
         """Take out of a vector, in place, its part within the basis, and return its coordinates there."""
         whole = np.zeros(self._size)
         for _ in range(2):
-            coordinates = torch.zeros(self._size, dtype=torch.float64, device=vector.device)
-            for block in _blocks(self._n):
-                coordinates += self._basis[: self._size, block].double() @ vector[block].double()
-            vector -= coordinates.to(vector.dtype) @ self._basis[: self._size]
+            coordinates = inner_products(self._basis[: self._size], vector)
+            vector.addmv_(self._basis[: self._size].T, coordinates.to(vector.dtype), alpha=-1)
             whole += coordinates.cpu().numpy()
         return whole
 
     def _random(self, like: Tensor) -> Tensor:
         drawn = torch.randn(self._n, generator=self._generator, dtype=like.dtype)
-        return drawn.div_(_norm(drawn)).to(like.device)
-
-
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+        return drawn.div_(norm(drawn)).to(like.device)
 
 
 def _blocks(n: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
+    return [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]

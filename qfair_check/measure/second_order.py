@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from qfair_check.curvature_record import Account, GroupCurvature
 from qfair_check.measure.group_loss import GroupLoss, Point
+from qfair_check.measure.norms import norm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,8 +64,8 @@ def parts(point: Point, loss: GroupLoss, moved: Move, *, is_trained: bool) -> Pa
     return Parts(
         tuple(_dot(gradients[name], change) for name, change in moved.changes.items()),
         tuple(_dot(products[name], change) / 2 for name, change in moved.changes.items()),
-        float(torch.linalg.vector_norm(direction, dtype=torch.float64)),
-        float(torch.linalg.vector_norm(loss.gradient, dtype=torch.float64)),
+        norm(direction),
+        norm(loss.gradient),
         is_trained,
     )
 

@@ -61,7 +61,9 @@ def test_the_report_is_as_it_was(form, golden, tmp_path, monkeypatch):
 def test_an_audit_of_another_schema_version_says_what_to_do(tmp_path, capsys):
     text = (FOLDER / "audit.json").read_text(encoding="utf-8")
     path = tmp_path / "old.json"
-    path.write_text(text.replace('"schema_version":3', '"schema_version":2').replace('"schema_version": 3', '"schema_version": 2'))
+    path.write_text(
+        text.replace('"schema_version":3', '"schema_version":2').replace('"schema_version": 3', '"schema_version": 2')
+    )
     assert main(["report", str(path), "--out", str(tmp_path / "report.html")]) == 4
     told = capsys.readouterr().err
     assert "schema version 2" in told
