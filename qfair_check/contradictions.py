@@ -5,7 +5,7 @@ from math import isclose
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.errors import OptionError
 from qfair_check.gaps import fvo, fvo_increase
-from qfair_check.precision import FP32, Precision
+from qfair_check.precision import AS_IS, FP32, Precision
 from qfair_check.record import Audit, Measures, PrecisionResult, Weights
 
 _LARGEST_COSINE_DISTANCE = 2 + 1e-9
@@ -28,6 +28,8 @@ def contradiction(audit: Audit) -> str | None:
         return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
     if not audit.groups:
         return "there is no group"
+    if AS_IS.name in names and len(names) > 2:
+        return "asis stands beside other precisions"
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"
     for result in audit.precisions:
@@ -75,8 +77,12 @@ def _in_weights(weights: Weights) -> str | None:
     if any(max(layer.zeros, layer.clipped) > layer.elements for layer in layers):
         return "more weights of a layer are counted than there are"
     counted = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
-    moved = sum(layer.weight_difference for layer in layers)
-    if counted != (weights.elements, weights.zeros) or not isclose(moved, weights.weight_difference):
+    if counted != (weights.elements, weights.zeros):
+        return "the layers do not add up to the weights"
+    moved = [layer.weight_difference for layer in layers]
+    known = [difference for difference in moved if difference is not None]
+    total = weights.weight_difference
+    if (total is None) != (len(known) < len(moved)) or (total is not None and not isclose(sum(known), total)):
         return "the layers do not add up to the weights"
     return None
 

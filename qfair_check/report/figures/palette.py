@@ -71,6 +71,7 @@ MARKS = {"fp32": Mark(INK, "o")} | {
     name: Mark(colour.light, marker, dashes)
     for name, colour, marker, dashes in zip(_ORDER, COLOURS, _MARKERS, _DASHES, strict=True)
 }
+MARKS["asis"] = Mark(COLOURS[5].light, "P")
 HOT, COLD = COLOURS[8].light, COLOURS[0].light
 
 
