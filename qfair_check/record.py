@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import InputError, OptionError
 from qfair_check.precision import AS_IS, Precision
-from qfair_check.reference_record import ReferenceRecord
+from qfair_check.reference_record import UNMEASURED, ReferenceRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -285,6 +285,11 @@ class Audit:
     def fp32(self) -> PrecisionResult:
         """The baseline."""
         return self.precisions[0]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether anything was measured at fp32; not so of a model that is audited as it is, without a reference."""
+        return self.fp32.computation != UNMEASURED
 
     @property
     def quantized(self) -> tuple[PrecisionResult, ...]:

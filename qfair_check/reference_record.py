@@ -10,6 +10,8 @@ OTHER_DATA = "the reference was measured on other samples, classes or groups tha
 NO_LOGITS = "the reference is an audit, which holds no logits: --qfair-reference with the model itself tells"
 NO_OUTCOMES = "the reference is an audit whose outcomes of each sample are not beside it"
 
+UNMEASURED = "not measured"  # in place of the arithmetic of a baseline without values
+
 _REASONS = (NO_REFERENCE, OTHER_DATA, NO_LOGITS, NO_OUTCOMES)
 
 

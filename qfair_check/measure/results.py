@@ -16,11 +16,10 @@ from qfair_check.measure.subjects import NO_WEIGHTS, Subject
 from qfair_check.measure.tally import MEANS, PAIRED, Tally
 from qfair_check.precision import FP32
 from qfair_check.record import Audit, Measures, PrecisionResult
-from qfair_check.reference_record import NO_LOGITS, NO_OUTCOMES, NO_REFERENCE, OTHER_DATA
+from qfair_check.reference_record import NO_LOGITS, NO_OUTCOMES, NO_REFERENCE, OTHER_DATA, UNMEASURED
 
 _OF_LOGITS = ("cosine_distance", "l1_distance", "l2_distance", "flips", "flip_rate")
 _PAIRS = ("both_right", "right_to_wrong", "wrong_to_right", "both_wrong")
-_UNMEASURED = "not measured"
 
 Results = tuple[PrecisionResult, ...]
 Flags = NDArray[np.bool_]
@@ -67,7 +66,7 @@ def without_reference(alone: PrecisionResult, names: Sequence[str], why: str = N
     lost = tuple(_unmeasured(group, why) for group in alone.groups)
     fp32 = PrecisionResult(
         precision=FP32.name,
-        computation=_UNMEASURED,
+        computation=UNMEASURED,
         overall=_unmeasured(alone.overall, why),
         groups=lost,
         undefined={"fvo": why, "fvo_increase": why},
