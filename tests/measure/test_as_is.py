@@ -181,7 +181,7 @@ def test_a_reference_with_other_classes_is_refused(folder):
 
 
 def test_a_reference_with_other_outputs_is_refused(folder):
-    other = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(InputError, match="the reference answers with 3 logits, and the model with 10"):
         audit(folder / "alone.safetensors", "demo", "asis", reference=other)
 
@@ -280,7 +280,7 @@ def test_curvature_without_a_reference_has_no_baseline(folder, tmp_path):
 
 
 def test_curvature_needs_a_reference_of_the_same_parameters(folder):
-    other = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(OptionError, match="parameter by parameter"):
         audit(folder / "alone.safetensors", "demo", "asis", reference=other, curvature=DRAWN)
 

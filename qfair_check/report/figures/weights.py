@@ -51,7 +51,8 @@ def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit |
     ]
     moved = last.weights.weight_difference
     differ = "are not known to differ from fp32" if moved is None else f"differ from fp32 by {compact(moved)} in all"
-    alt = f"Bars by precision: at {last.precision} the weights {differ}, and {_share(last.weights.sparsity)} are 0."
+    zeros = _share(last.weights.sparsity)
+    alt = f"Bars by precision: at {last.precision} the weights {differ}, and {zeros} of them are 0."
     return Exhibit(
         key,
         title,
