@@ -28,8 +28,8 @@ def contradiction(audit: Audit) -> str | None:
         return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
     if not audit.groups:
         return "there is no group"
-    if AS_IS.name in names and len(names) > 2:
-        return "asis stands beside other precisions"
+    if problem := _in_reference(audit, names):
+        return problem
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"
     for result in audit.precisions:
@@ -42,6 +42,19 @@ def contradiction(audit: Audit) -> str | None:
         problem = _at(result, audit)
         if problem:
             return f"{result.precision}: {problem}"
+    return None
+
+
+def _in_reference(audit: Audit, names: list[str]) -> str | None:
+    is_as_is = AS_IS.name in names
+    if is_as_is and len(names) > 2:
+        return "asis stands beside other precisions"
+    if audit.reference is None:
+        return "fp32 has values, and there is no reference" if is_as_is and audit.has_baseline else None
+    if not is_as_is:
+        return "there is a reference, and no precision asis"
+    if audit.reference.sha256 is not None and audit.reference.sha256 == audit.model.sha256:
+        return "the model is its own reference"
     return None
 
 

@@ -176,7 +176,7 @@ class Gate:
             curved = _curvature_text(options.curvature) if options.curvature else ""
             how = f"{options.scheme}{mixed}{curved}"
             if options.precisions == (AS_IS,):
-                how = f"reference {options.reference.path if options.reference else 'not named'}{curved}"
+                how = f"reference {options.reference.path if options.reference else 'not named, or beside it'}{curved}"
             subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {how}"
         return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
 

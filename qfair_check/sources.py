@@ -203,6 +203,7 @@ def _key(
     parts = (
         model.source,
         str(model.architecture),
+        ",".join(model.grids),
         data.key,
         options.scheme,
         str(options.allocation),

@@ -103,9 +103,9 @@ def save_quantized(
         raise OptionError("no weight of the model lies on an integer grid: save it with qfair_check.save_model")
     check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
     source = _origin(origin, target)
-    write_model_file(target, packed(state, grids), metadata | described(grids, source))
     if isinstance(origin, Audit) and source and source.audit:
-        _baseline(origin).save(target.with_name(source.audit))
+        _baseline(origin).save(target.with_name(source.audit))  # first: the model's file names it
+    write_model_file(target, packed(state, grids), metadata | described(grids, source))
 
 
 def _stored(quantized: Quantized, state: Mapping[str, Tensor]) -> dict[str, StoredGrid]:

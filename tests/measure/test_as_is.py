@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from qfair_check.errors import InputError, OptionError
@@ -302,3 +304,23 @@ def test_outcomes_are_one_bit_for_each_sample(alone):
     assert alone.right("asis").sum() == alone.at("asis").overall.correct
     with pytest.raises(InputError):
         alone.right("fp32")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 150))
+def test_a_model_and_an_audit_of_it_give_the_same_counts(seed, samples):
+    generator = torch.Generator().manual_seed(seed)
+    origin, other = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+    for net in (origin, other):
+        net.weight.data = torch.randn(3, 4, generator=generator)
+    x = torch.randn(samples, 4, generator=generator)
+    y = torch.randint(3, (samples,), generator=generator)
+    group = [["A", "B"][int(draw)] for draw in torch.randint(2, (samples,), generator=generator)]
+    data = (x, y.tolist(), group)
+    measured = audit(other, data, "asis", reference=origin)
+    told = audit(other, data, "asis", reference=audit(origin, data, "fp32"))
+    assert replace(told.fp32, weights=measured.fp32.weights) == measured.fp32
+    one, two = told.at("asis"), measured.at("asis")
+    assert (one.fvo, one.fvo_increase, one.undefined) == (two.fvo, two.fvo_increase, two.undefined)
+    for own, expected in zip((one.overall, *one.groups), (two.overall, *two.groups), strict=True):
+        assert [getattr(own, name) for name in PAIRED] == [getattr(expected, name) for name in PAIRED]
