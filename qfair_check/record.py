@@ -343,9 +343,11 @@ class Audit:
         Raises
         ------
         InputError
-            If the side file with the outcomes was not found beside the audit.
+            If the side file with the outcomes was not found beside the audit, or nothing was measured at fp32.
         """
         packed = self.outcomes.get(self.at(precision).precision)
+        if packed is None and not self.has_baseline and self.outcomes:
+            raise InputError("nothing was measured at fp32: audit the model again with --qfair-reference")
         if packed is None:
             raise InputError(f"the per-sample outcomes (*.{self.outcomes_sha256[:16]}.outcomes.npy) are not there")
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self.data.samples, bitorder="little")

@@ -302,7 +302,7 @@ def test_quantizing_to_asis_is_refused():
 def test_outcomes_are_one_bit_for_each_sample(alone):
     assert alone.right("asis").dtype == np.bool_
     assert alone.right("asis").sum() == alone.at("asis").overall.correct
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="nothing was measured at fp32"):
         alone.right("fp32")
 
 
