@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from qfair_check.inputs.model import Model as Model
     from qfair_check.inputs.model import load_model as load_model
     from qfair_check.inputs.model import save_model as save_model
+    from qfair_check.inputs.quantized_file import FileSize as FileSize
+    from qfair_check.inputs.quantized_file import model_file_size as model_file_size
     from qfair_check.judge.assertions import InsufficientDataWarning as InsufficientDataWarning
     from qfair_check.judge.assertions import assert_accuracy_drop_below as assert_accuracy_drop_below
     from qfair_check.judge.assertions import assert_cosine_distance_below as assert_cosine_distance_below
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from qfair_check.measure.run import audit as audit
     from qfair_check.quantize.allocation import Allocation as Allocation
     from qfair_check.quantize.model import quantize_model as quantize_model
+    from qfair_check.quantize.saved import save_quantized as save_quantized
     from qfair_check.quantize.spec import Scheme as Scheme
     from qfair_check.record import Audit as Audit
     from qfair_check.remedy.attach import attach_lsq as attach_lsq
@@ -69,6 +72,7 @@ _HOMES = {
     ),
     "qfair_check.inputs.data": ("GroupedData", "LabelledData", "grouped_data", "load_data"),
     "qfair_check.inputs.model": ("Model", "load_model", "save_model"),
+    "qfair_check.inputs.quantized_file": ("FileSize", "model_file_size"),
     "qfair_check.judge.assertions": (
         "InsufficientDataWarning",
         "assert_accuracy_drop_below",
@@ -90,6 +94,7 @@ _HOMES = {
     "qfair_check.measure.run": ("audit",),
     "qfair_check.quantize.allocation": ("Allocation",),
     "qfair_check.quantize.model": ("quantize_model",),
+    "qfair_check.quantize.saved": ("save_quantized",),
     "qfair_check.quantize.spec": ("Scheme",),
     "qfair_check.record": ("Audit",),
     "qfair_check.remedy.attach": (

@@ -105,4 +105,5 @@ def _read_outcomes(path: Path, audit: Audit) -> dict[str, bytes]:
     if hashlib.sha256(raw).hexdigest() != audit.outcomes_sha256:
         raise InputError(f"{path} is damaged: its hash is not the one the audit names; audit the model again")
     rows = np.load(io.BytesIO(raw), allow_pickle=False)
-    return {result.precision: row.tobytes() for result, row in zip(audit.precisions, rows, strict=True)}
+    names = [result.precision for result in audit.precisions][-len(rows) :]  # fp32 has none if there is no reference
+    return {name: row.tobytes() for name, row in zip(names, rows, strict=True)}

@@ -42,10 +42,13 @@ def audit_command(
 
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
-    from qfair_check.measure.run import audit
+    from qfair_check.measure.reference import read_reference_file
+    from qfair_check.measure.run import audit, check_precisions
     from qfair_check.progress import progress_bar
 
     subject = read_model(model)
+    check_precisions(subject, measuring.precisions)
+    origin = read_reference_file(measuring.reference, subject) if measuring.reference else None
     samples = read_data(data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
     with progress_bar() as progress:
         made = audit(
@@ -59,6 +62,7 @@ def audit_command(
             workers=measuring.workers,
             seed=measuring.seed,
             curvature=measuring.curvature,
+            reference=origin,
             command=command,
             progress=progress,
         )

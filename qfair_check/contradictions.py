@@ -5,7 +5,7 @@ from math import isclose
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.errors import OptionError
 from qfair_check.gaps import fvo, fvo_increase
-from qfair_check.precision import FP32, Precision
+from qfair_check.precision import AS_IS, FP32, Precision
 from qfair_check.record import Audit, Measures, PrecisionResult, Weights
 
 _LARGEST_COSINE_DISTANCE = 2 + 1e-9
@@ -28,6 +28,8 @@ def contradiction(audit: Audit) -> str | None:
         return f"precisions are {', '.join(names) or 'absent'}; they start with fp32 and differ"
     if not audit.groups:
         return "there is no group"
+    if problem := _in_reference(audit, names):
+        return problem
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"
     for result in audit.precisions:
@@ -40,6 +42,19 @@ def contradiction(audit: Audit) -> str | None:
         problem = _at(result, audit)
         if problem:
             return f"{result.precision}: {problem}"
+    return None
+
+
+def _in_reference(audit: Audit, names: list[str]) -> str | None:
+    is_as_is = AS_IS.name in names
+    if is_as_is and len(names) > 2:
+        return "asis stands beside other precisions"
+    if audit.reference is None:
+        return "fp32 has values, and there is no reference" if is_as_is and audit.has_baseline else None
+    if not is_as_is:
+        return "there is a reference, and no precision asis"
+    if audit.reference.sha256 is not None and audit.reference.sha256 == audit.model.sha256:
+        return "the model is its own reference"
     return None
 
 
@@ -75,8 +90,12 @@ def _in_weights(weights: Weights) -> str | None:
     if any(max(layer.zeros, layer.clipped) > layer.elements for layer in layers):
         return "more weights of a layer are counted than there are"
     counted = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
-    moved = sum(layer.weight_difference for layer in layers)
-    if counted != (weights.elements, weights.zeros) or not isclose(moved, weights.weight_difference):
+    if counted != (weights.elements, weights.zeros):
+        return "the layers do not add up to the weights"
+    moved = [layer.weight_difference for layer in layers]
+    known = [difference for difference in moved if difference is not None]
+    total = weights.weight_difference
+    if (total is None) != (len(known) < len(moved)) or (total is not None and not isclose(sum(known), total)):
         return "the layers do not add up to the weights"
     return None
 

@@ -23,7 +23,7 @@ from qfair_check.plugin_options import (
     given_on_command_line,
     lookup,
 )
-from qfair_check.precision import Precision, parse_precisions
+from qfair_check.precision import AS_IS, Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.report.reported import Reported
 from qfair_check.sources import (
@@ -174,9 +174,10 @@ class Gate:
             options = measure_options(lookup(self.config))
             mixed = f" ({options.allocation})" if str(options.allocation) else ""
             curved = _curvature_text(options.curvature) if options.curvature else ""
-            subject = (
-                f"model {self._model_name()}, data {self._data_name()}, at {names}, {options.scheme}{mixed}{curved}"
-            )
+            how = f"{options.scheme}{mixed}{curved}"
+            if options.precisions == (AS_IS,):
+                how = f"reference {options.reference.path if options.reference else 'not named, or beside it'}{curved}"
+            subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {how}"
         return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
 
     @pytest.hookimpl(wrapper=True)
@@ -347,12 +348,15 @@ def _needs_audit(item: pytest.Item) -> bool:
 
 
 def _share_notice(config: pytest.Config, model: Any) -> list[str]:
-    from qfair_check.quantize.model import quantized_share
+    from qfair_check.measure.run import audited_share
 
     if model.module is None:
         return []
-    quantized, parameters = quantized_share(model.module, measure_options(lookup(config)).allocation)
-    return [f"{quantized / max(parameters, 1):.1%} of {parameters:,} parameters lie in layers that are quantized"]
+    options = measure_options(lookup(config))
+    is_as_is = options.precisions == (AS_IS,)
+    quantized, parameters = audited_share(model, options.allocation, is_as_is=is_as_is)
+    which = "on a grid of its own" if is_as_is else "in layers that are quantized"
+    return [f"{quantized / max(parameters, 1):.1%} of {parameters:,} parameters lie {which}"]
 
 
 def _is_worker(config: pytest.Config) -> bool:

@@ -67,7 +67,17 @@ DATA_OPTIONS = (
     ),
 )
 MEASURE_OPTIONS = (
-    Option("bits", f"precisions to gate, such as 8,4,2 or int8,fp16 (default: {DEFAULT_BITS})", "BITS"),
+    Option(
+        "bits",
+        f"precisions to gate, such as 8,4,2 or int8,fp16; or asis, the model as it is (default: {DEFAULT_BITS})",
+        "BITS",
+    ),
+    Option(
+        "reference",
+        "with bits asis: the model that this one was made from, an audit of it (.json), or demo, which limits relative "
+        "to fp32 compare with",
+        "FILE",
+    ),
     Option(
         "scheme",
         "absmax, mse, aciq or percentile, with /full, /asymmetric, /per-channel (default: absmax)",

@@ -12,7 +12,7 @@ from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS, Insuff
 from qfair_check.judge.limits import Limits, gate_limits
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEFAULT_BITS, DEMO
-from qfair_check.precision import Precision, parse_precisions
+from qfair_check.precision import AS_IS, Precision, check_unmixed, parse_precisions
 from qfair_check.quantize.allocation import Allocation
 
 Lookup = Callable[[str], str | None]
@@ -30,6 +30,7 @@ class MeasureOptions:
     workers: int | None
     seed: int
     curvature: CurvatureOptions | None
+    reference: ModelOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,16 @@ def measure_options(get: Lookup) -> MeasureOptions:
     """
     from qfair_check.quantize.spec import Scheme
 
-    workers = get("workers")
+    workers, reference = get("workers"), get("reference")
+    precisions = parse_precisions(get("bits") or DEFAULT_BITS)
+    check_unmixed(precisions)
+    if reference and precisions != (AS_IS,):
+        raise OptionError(
+            "--qfair-reference is for a model that is audited as it is, with --qfair-bits asis: at other bits the "
+            "model itself is the baseline"
+        )
     return MeasureOptions(
-        precisions=parse_precisions(get("bits") or DEFAULT_BITS),
+        precisions=precisions,
         scheme=str(Scheme.parse(get("scheme") or "absmax")),
         allocation=Allocation.of(get("layer_bits") or "", get("exclude") or "", get("first_last")),
         device=get("device") or "cpu",
@@ -93,6 +101,7 @@ def measure_options(get: Lookup) -> MeasureOptions:
         workers=None if workers is None else _integer("workers", workers, least=0),
         seed=_integer("seed", get("seed") or "0", least=0),
         curvature=_curvature(get),
+        reference=ModelOptions(reference, get("arch"), bool(get("trust_pickle"))) if reference else None,
     )
 
 

@@ -16,13 +16,13 @@ from qfair_check.judge.checks import CHECKS, GATE_CHECKS
 from qfair_check.judge.limits import Limit, Limits, check_limits_bind, gate_limits
 from qfair_check.option_table import DEFAULT_BITS, DEMO, PLUGIN_OPTIONS
 from qfair_check.options import JudgeOptions, Lookup, judge_options
-from qfair_check.precision import Precision, parse_precisions
+from qfair_check.precision import Precision, check_unmixed, parse_precisions
 from qfair_check.summary_file import GITHUB
 
 SHARED_FOLDER = "qfair_shared_folder"
 shared_folder_key = pytest.StashKey[Path]()
 
-_FILES = ("model", "data", "audit", "json", "summary")
+_FILES = ("model", "data", "reference", "audit", "json", "summary")
 _FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
 _CHOICES = {option.key: option.choices for option in PLUGIN_OPTIONS if option.choices}
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
@@ -155,6 +155,7 @@ def precisions_for(config: pytest.Config, node: pytest.Item) -> tuple[Precision,
 
             return tuple(Precision(result.precision) for result in Audit.load(saved).quantized)
         precisions = parse_precisions(get("bits") or DEFAULT_BITS)
+        check_unmixed(precisions)
     except QFairError as error:
         raise pytest.UsageError(f"{_where(node)}{error}") from None
     if not precisions:

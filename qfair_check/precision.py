@@ -1,13 +1,14 @@
-"""Names of numeric precisions: ``fp32``, ``fp16``, ``bf16`` and ``int2`` to ``int8``."""
+"""Names of numeric precisions: ``fp32``, ``fp16``, ``bf16``, ``int2`` to ``int8``, and ``asis``."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from qfair_check.errors import OptionError
 
 _FLOATS = {"fp32": 32, "fp16": 16, "bf16": 16}
 _INTEGERS = {f"int{bits}": bits for bits in range(2, 9)}
-_BY_NAME = _FLOATS | _INTEGERS
+_AS_IS = {"asis": 32}
+_BY_NAME = _FLOATS | _INTEGERS | _AS_IS
 _BY_BITS = {"32": "fp32", "16": "fp16"} | {str(bits): name for name, bits in _INTEGERS.items()}
 
 
@@ -18,7 +19,7 @@ class Precision:
     Parameters
     ----------
     name : str
-        ``fp32``, ``fp16``, ``bf16``, or ``int2`` to ``int8``.
+        ``fp32``, ``fp16``, ``bf16``, ``int2`` to ``int8``, or ``asis``: that of each weight of the model as it is.
 
     Examples
     --------
@@ -37,7 +38,7 @@ class Precision:
 
     @property
     def bits(self) -> int:
-        """Bits per weight."""
+        """Bits per weight; 32 at ``asis``, the most that a weight has there: each layer has bits of its own."""
         return _BY_NAME[self.name]
 
     @property
@@ -47,7 +48,7 @@ class Precision:
 
     @classmethod
     def parse(cls, text: "str | int | Precision") -> "Precision":
-        """Read ``4``, ``"4"``, ``"int4"``, ``"fp16"`` or ``"bf16"``.
+        """Read ``4``, ``"4"``, ``"int4"``, ``"fp16"``, ``"bf16"`` or ``"asis"``.
 
         Raises
         ------
@@ -63,12 +64,13 @@ class Precision:
 
 
 FP32 = Precision("fp32")
+AS_IS = Precision("asis")
 
 
 def parse_precisions(
     given: "str | int | Precision | Iterable[str | int | Precision]",
 ) -> tuple[Precision, ...]:
-    """Read a list of precisions, without duplicates, widest first and without ``fp32``.
+    """Read a list of precisions, without duplicates, widest first, ``asis`` last, and without ``fp32``.
 
     ``fp32`` is the baseline: it is always audited, so naming it changes nothing.
 
@@ -94,10 +96,25 @@ def parse_precisions(
         raise OptionError(f"no bit width given; {_KNOWN}")
     found = {Precision.parse(part) for part in parts}
     order = list(_BY_NAME)
-    return tuple(sorted(found - {FP32}, key=lambda p: (-p.bits, order.index(p.name))))
+    return tuple(sorted(found - {FP32}, key=lambda p: (p == AS_IS, -p.bits, order.index(p.name))))
 
 
-_KNOWN = "known are 2 to 8 (integers), 16 or fp16, bf16, and 32 or fp32"
+def check_unmixed(precisions: Collection[Precision]) -> None:
+    """Refuse ``asis`` among others: a model that lies on its own grid has no other precision.
+
+    Raises
+    ------
+    OptionError
+        If it stands among others.
+    """
+    if AS_IS in precisions and len(precisions) > 1:
+        others = ", ".join(precision.name for precision in precisions if precision != AS_IS)
+        raise OptionError(
+            f"bits name asis and {others}: asis audits the weights as they are, and is never mixed; make two audits"
+        )
+
+
+_KNOWN = "known are 2 to 8 (integers), 16 or fp16, bf16, 32 or fp32, and asis"
 
 
 def _unknown(text: object) -> str:

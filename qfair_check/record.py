@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import InputError, OptionError
-from qfair_check.precision import Precision
+from qfair_check.precision import AS_IS, Precision
+from qfair_check.reference_record import UNMEASURED, ReferenceRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,8 @@ class LayerWeights:
     bits : int
         Bits per weight.
     rule : str
-        The scale rule; ``round`` at a floating-point precision, whose weights are only rounded.
+        The scale rule; ``round`` at a floating-point precision, whose weights are only rounded; ``as is`` where the
+        model came on a grid of its own, or on none that is known.
     scale : tuple of float
         The step: one value, or one per channel; empty at a floating-point precision.
     zero_point : tuple of int
@@ -85,8 +87,8 @@ class LayerWeights:
         Weights that are now exactly zero.
     clipped : int
         Weights that fell beyond the ends of the grid.
-    weight_difference : float
-        sum |w~ - w|, in float64.
+    weight_difference : float or None
+        sum |w~ - w|, in float64; None where the weights before quantization are not known.
     """
 
     name: str
@@ -98,7 +100,7 @@ class LayerWeights:
     levels: Count
     zeros: Count
     clipped: Count
-    weight_difference: float
+    weight_difference: float | None
 
     @property
     def elements(self) -> int:
@@ -132,7 +134,7 @@ class Weights:
     elements: Count
     zeros: Count
     sparsity: float | None
-    weight_difference: float
+    weight_difference: float | None
     histogram: Histogram
     layers: tuple[LayerWeights, ...]
 
@@ -255,7 +257,8 @@ class Audit:
 
     `outcomes` maps a precision to packed bits, one per sample in dataset order, 1 where the prediction was
     right (`right` unpacks them). They live in a side file named by `outcomes_sha256`, and are empty when it
-    is absent.
+    is absent. A model that is audited as it is, at ``asis``, has the fp32 values of the model that `reference` names;
+    without one, or where that was measured on other data, none of them is defined.
 
     Examples
     --------
@@ -276,6 +279,7 @@ class Audit:
     run: RunRecord
     outcomes_sha256: Sha256
     outcomes: dict[str, bytes] = field(default_factory=dict, repr=False)
+    reference: ReferenceRecord | None = None
 
     @property
     def fp32(self) -> PrecisionResult:
@@ -283,9 +287,22 @@ class Audit:
         return self.precisions[0]
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether anything was measured at fp32; not so of a model that is audited as it is, without a reference."""
+        return self.fp32.computation != UNMEASURED
+
+    @property
     def quantized(self) -> tuple[PrecisionResult, ...]:
         """Every precision but the baseline."""
         return self.precisions[1:]
+
+    @property
+    def origin_sha256(self) -> str | None:
+        """Hash of the model whose fp32 values these are; None where there are none, or its weights are unknown."""
+        if self.reference is not None:
+            return self.reference.sha256
+        is_as_is = any(result.precision == AS_IS.name for result in self.precisions)
+        return None if is_as_is else self.model.sha256
 
     def at(self, precision: str | int | Precision) -> PrecisionResult:
         """Return what was measured at one precision.
@@ -326,9 +343,11 @@ class Audit:
         Raises
         ------
         InputError
-            If the side file with the outcomes was not found beside the audit.
+            If the side file with the outcomes was not found beside the audit, or nothing was measured at fp32.
         """
         packed = self.outcomes.get(self.at(precision).precision)
+        if packed is None and not self.has_baseline and self.outcomes:
+            raise InputError("nothing was measured at fp32: audit the model again with --qfair-reference")
         if packed is None:
             raise InputError(f"the per-sample outcomes (*.{self.outcomes_sha256[:16]}.outcomes.npy) are not there")
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self.data.samples, bitorder="little")
@@ -345,6 +364,8 @@ class Audit:
         held: dict[str, Any] = msgspec.to_builtins(self)
         for outside in ("inputs", "run", "outcomes"):
             del held[outside]
+        if self.reference is not None:
+            del held["reference"]["source"], held["reference"]["kind"]
         return msgspec.json.encode(as_text(held))
 
     def to_frame(self) -> "pd.DataFrame":

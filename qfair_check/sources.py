@@ -12,7 +12,7 @@ from filelock import FileLock
 from qfair_check.errors import OptionError, QFairError
 from qfair_check.options import MeasureOptions, data_options, measure_options, model_options
 from qfair_check.plugin_options import SHARED_FOLDER, audit_path, lookup, shared_folder_key
-from qfair_check.precision import Precision
+from qfair_check.precision import AS_IS, Precision
 from qfair_check.record import Audit
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ NO_MODEL = "no model is given: pass --qfair-model FILE, or override the fixture 
 NO_DATA = "no grouped data is given: pass --qfair-data FILE, or override the fixture qfair_data in a conftest.py"
 
 _model = pytest.StashKey["Model"]()
+_reference = pytest.StashKey["dict[str | None, Model | Audit | None]"]()
 _data = pytest.StashKey[dict[object, "GroupedData | LabelledData"]]()
 _audits = pytest.StashKey[dict[str, list[Audit]]]()
 
@@ -50,6 +51,19 @@ def load_configured_model(config: pytest.Config) -> "Model":
                 raise OptionError(NO_MODEL)
             config.stash[_model] = read_model(options)
     return config.stash[_model]
+
+
+def load_configured_reference(config: pytest.Config, model: "Model") -> "Model | Audit | None":
+    """Load what ``--qfair-reference`` names, once for each architecture; None without it."""
+    from qfair_check.measure.reference import read_reference_file
+
+    options = measure_options(lookup(config)).reference
+    if options is None:
+        return None
+    held = config.stash.setdefault(_reference, {})
+    if model.architecture not in held:
+        held[model.architecture] = read_reference_file(options, model)
+    return held[model.architecture]
 
 
 def load_configured_data(config: pytest.Config, model: object) -> "GroupedData | LabelledData":
@@ -119,18 +133,19 @@ def measured_audit(
     share them through a folder, under a lock.
     """
     options = measure_options(lookup(config))
-    key = _key(model, data, options)
+    reference = load_configured_reference(config, model)
+    key = _key(model, data, options, reference)
     held = config.stash.setdefault(_audits, {}).setdefault(key, [])
     found = _covering(held, precisions)
     if found is None:
         folder = shared_folder(config)
         if folder is None:
-            found = _measure(config, model, data, precisions, options, progress)
+            found = _measure(config, model, data, precisions, options, reference, progress)
         else:
             with FileLock(folder / f"{key}.lock"):
                 found = _covering(map(Audit.load, sorted(folder.glob(f"{key}-*.json"))), precisions)
                 if found is None:
-                    found = _measure(config, model, data, precisions, options, progress)
+                    found = _measure(config, model, data, precisions, options, reference, progress)
                     found.save(folder / f"{key}-{'-'.join(map(str, precisions))}.json")
         held.append(found)
     return found
@@ -150,6 +165,7 @@ def _measure(
     data: "GroupedData | LabelledData",
     precisions: Sequence[Precision],
     options: MeasureOptions,
+    reference: "Model | Audit | None",
     progress: "Progress | None",
 ) -> Audit:
     from qfair_check.measure.run import audit
@@ -165,6 +181,7 @@ def _measure(
         workers=options.workers,
         seed=options.seed,
         curvature=options.curvature,
+        reference=reference if tuple(precisions) == (AS_IS,) else None,
         command=("pytest", *map(str, config.invocation_params.args)),
         progress=progress,
     )
@@ -175,12 +192,18 @@ def _covering(audits: "Iterator[Audit] | list[Audit] | map[Audit]", precisions: 
     return next((audit for audit in audits if names <= {result.precision for result in audit.precisions}), None)
 
 
-def _key(model: "Model", data: "GroupedData | LabelledData", options: MeasureOptions) -> str:
+def _key(
+    model: "Model",
+    data: "GroupedData | LabelledData",
+    options: MeasureOptions,
+    reference: "Model | Audit | None",
+) -> str:
     from qfair_check.fingerprint import fingerprint
 
     parts = (
         model.source,
         str(model.architecture),
+        ",".join(model.grids),
         data.key,
         options.scheme,
         str(options.allocation),
@@ -190,4 +213,8 @@ def _key(model: "Model", data: "GroupedData | LabelledData", options: MeasureOpt
     )
     digest = hashlib.sha256("\0".join(parts).encode())
     digest.update(fingerprint(model.forward))
+    if isinstance(reference, Audit):
+        digest.update(reference.measured_json())
+    elif reference is not None:
+        digest.update(fingerprint(reference.forward))
     return digest.hexdigest()[:32]

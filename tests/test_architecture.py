@@ -16,6 +16,7 @@ LAYERS = [
     ("errors", set()),
     ("files", set()),
     ("precision", set()),
+    ("integer_grid", set()),
     ("record", {"msgspec", "numpy", "pandas"}),
     ("demo.network", {"torch"}),
     ("inputs", TORCH | {"numpy", "msgspec", "pyarrow", "transformers", "huggingface_hub"}),
@@ -43,7 +44,7 @@ LAYERS = [
 ]
 NAMES = [name for name, _ in LAYERS]
 # The record in other shapes, its parts, and what follows from it: one layer.
-OF_RECORD = {"audit_file", "audit_frame", "contradictions", "curvature_record", "gaps"}
+OF_RECORD = {"audit_file", "audit_frame", "contradictions", "curvature_record", "gaps", "reference_record"}
 MEASURING = {"inputs", "quantize", "measure", "remedy", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 

@@ -15,6 +15,7 @@ from qfair_check.errors import InputError
 from qfair_check.judge.limits import gate_limits
 from qfair_check.judge.verdicts import judge_audit
 from qfair_check.record import Audit
+from qfair_check.reference_record import ReferenceRecord
 
 SHIPPED = Path(qfair_check.__file__).parent / "schema" / "audit.schema.json"
 
@@ -155,6 +156,17 @@ EDITS = {
         1001,
         "int4: more weights of a layer are counted than there are",
     ),
+    "a difference that is not known": (
+        ["precisions", 1, "weights", "layers", 0, "weight_difference"],
+        None,
+        "int4: the layers do not add up to the weights",
+    ),
+    "a baseline from nowhere": (["precisions", 1, "precision"], "asis", "fp32 has values, and there is no reference"),
+    "a reference for nothing": (
+        ["reference"],
+        {"sha256": "e" * 64, "source": "demo", "kind": "model"},
+        "there is a reference, and no precision asis",
+    ),
     "a reason": (
         ["precisions", 1, "groups", 1, "undefined"],
         {"accuracy": "?"},
@@ -174,6 +186,35 @@ def test_an_edited_audit_is_refused(path, place, value, reason):
     with pytest.raises(InputError, match="contradicts itself") as caught:
         Audit.load(path)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "others", "reason"),
+    [
+        ("a" * 64, {}, "the model is its own reference"),
+        ("e" * 64, {"int8": {"A": 44, "B": 30}}, "asis stands beside other precisions"),
+        ("e" * 64, {}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_reference_that_cannot_be_is_refused(tmp_path, make_audit, sha256, others, reason):
+    made = make_audit({"A": 50, "B": 40}, fp32={"A": 45, "B": 36}, **others, asis={"A": 44, "B": 30})
+    made = dataclasses.replace(made, reference=ReferenceRecord(sha256, "origin.pt", "model"))
+    made.save(tmp_path / "a.json")
+    if reason is None:
+        assert Audit.load(tmp_path / "a.json") == made
+        return
+    with pytest.raises(InputError, match=reason):
+        Audit.load(tmp_path / "a.json")
+
+
+def test_where_a_reference_came_from_is_outside_what_is_compared(make_audit):
+    made = make_audit({"A": 50, "B": 40}, fp32={"A": 45, "B": 36}, asis={"A": 44, "B": 30})
+    one, two, other = (
+        dataclasses.replace(made, reference=ReferenceRecord(sha256 * 64, source, kind)).measured_json()
+        for sha256, source, kind in (("e", "a.pt", "model"), ("e", "b.json", "audit"), ("f", "a.pt", "model"))
+    )
+    assert one == two != other
 
 
 def test_a_total_that_is_not_the_sum_of_the_groups_is_refused(path):

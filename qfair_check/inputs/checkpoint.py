@@ -23,6 +23,7 @@ from qfair_check.inputs.options import Preprocessing
 from qfair_check.inputs.paths import require_file
 from qfair_check.inputs.pt2_program import load_program
 from qfair_check.inputs.pt2_scan import is_program
+from qfair_check.inputs.quantized_file import OWN, Origin, StoredGrid, unpacked
 from qfair_check.inputs.scripted import load_scripted
 from qfair_check.inputs.shards import INDEX, read_shards
 from qfair_check.inputs.trusted_program import load_trusted_program
@@ -33,7 +34,6 @@ _ACCEPTED = f"give a model file ({', '.join(_SUFFIXES)}), or a folder of Hugging
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _AVERAGED = "n_averaged"
 _LIGHTNING = "; self.save_hyperparameters(ignore=[...]) keeps objects out of a later checkpoint of Lightning"
-_OWN = "qfair_check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Checkpoint:
     """What a model file holds: a state dict or a module, and what it says about itself.
 
     `config` is the configuration of Hugging Face that stands beside the weights; `notices` are what the user
-    must see.
+    must see; `grids` has the weights that lie on a grid, and `origin` the model that they were made from.
     """
 
     state: Mapping[str, Tensor] = field(default_factory=dict)
@@ -51,6 +51,13 @@ class Checkpoint:
     preprocessing: Preprocessing | None = None
     config: Mapping[str, Any] | None = None
     notices: tuple[str, ...] = ()
+    grids: Mapping[str, StoredGrid] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether no architecture need be named."""
+        return self.architecture is not None or self.module is not None or self.config is not None
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
@@ -109,7 +116,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(f"cannot read {path} as safetensors (truncated or damaged?): {error}") from error
     if not state:
         raise InputError(f"{path} holds no tensors")
-    return _described(state, metadata, path) if _OWN in metadata else Checkpoint(state)
+    return _described(state, metadata, path) if OWN in metadata else Checkpoint(state)
 
 
 def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Checkpoint:
@@ -118,7 +125,8 @@ def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         preprocessing = msgspec.json.decode(metadata.get("preprocessing", "null"), type=Preprocessing | None)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"the metadata of {path} cannot be read ({error}): save the model again") from error
-    return Checkpoint(state, None, metadata.get("architecture"), classes, preprocessing)
+    plain, grids, origin = unpacked(state, metadata, path)
+    return Checkpoint(plain, None, metadata.get("architecture"), classes, preprocessing, grids=grids, origin=origin)
 
 
 def _read_program(path: Path, trust_pickle: bool) -> nn.Module:

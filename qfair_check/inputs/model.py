@@ -5,7 +5,7 @@ import json
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from qfair_check.inputs.fit import check_fit, missing, named_as, place
 from qfair_check.inputs.images import check_preprocessing
 from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.pretrained import is_pretrained, load_pretrained, pretrained_model
+from qfair_check.inputs.quantized_file import PLAIN_FORMAT, Origin, StoredGrid
 from qfair_check.inputs.scripted import ScriptedModule
 from qfair_check.inputs.trusted_program import program_module
 
@@ -47,6 +48,10 @@ class Model:
         How its training data was prepared, if known.
     notices : tuple of str
         What the user must see.
+    grids : mapping of str to StoredGrid
+        By name, the weights that lie on a grid of their own already, as `save_quantized` saved them.
+    origin : Origin or None
+        The model that it was made from, if its file tells.
     """
 
     forward: Callable[[Any], Any]
@@ -55,6 +60,8 @@ class Model:
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     notices: tuple[str, ...] = ()
+    grids: Mapping[str, StoredGrid] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def module(self) -> nn.Module | None:
@@ -157,11 +164,28 @@ def load_model(path: str | os.PathLike[str], *, arch: str | None = None, trust_p
 
 def read_model(options: ModelOptions) -> Model:
     """Load the model that the options name; as `load_model`."""
-    if options.path == DEMO:
-        path = Path(__file__).parents[1] / "demo" / "digits.safetensors"
-    else:
-        path = Path(options.path)
-    checkpoint = read_checkpoint(path, trust_pickle=options.trust_pickle)
+    return _built(options, _read(options))
+
+
+def read_reference(options: ModelOptions, model: Model) -> Model:
+    """Load the model that another was made from; it has the same architecture unless its file names one.
+
+    Raises
+    ------
+    UntrustedPickleError, InputError
+        As `load_model`.
+    """
+    checkpoint = _read(options)
+    arch = None if checkpoint.is_described else options.arch or model.architecture
+    return _built(replace(options, arch=arch), checkpoint)
+
+
+def _read(options: ModelOptions) -> Checkpoint:
+    demo = Path(__file__).parents[1] / "demo" / "digits.safetensors"
+    return read_checkpoint(demo if options.path == DEMO else Path(options.path), trust_pickle=options.trust_pickle)
+
+
+def _built(options: ModelOptions, checkpoint: Checkpoint) -> Model:
     if checkpoint.architecture and not options.arch:
         check_named_by_file(checkpoint.architecture, options.path)
     architecture = options.arch or checkpoint.architecture
@@ -179,7 +203,16 @@ def read_model(options: ModelOptions) -> Model:
             )
         module, left_out = _filled(checkpoint, architecture, options.path)
         notices = (*notices, *left_out)
-    return Model(module.eval(), options.path, architecture, checkpoint.classes, checkpoint.preprocessing, notices)
+    return Model(
+        module.eval(),
+        options.path,
+        architecture,
+        checkpoint.classes,
+        checkpoint.preprocessing,
+        notices,
+        checkpoint.grids,
+        checkpoint.origin,
+    )
 
 
 def save_model(
@@ -226,21 +259,54 @@ def save_model(
     ...     load_model(f"{folder}/net.safetensors").classes
     ('cat', 'dog')
     """
+    target = model_target(path)
+    metadata = {"qfair_check": PLAIN_FORMAT} | model_metadata(arch, classes, image_size, mean, std, transforms)
+    state = distinct_state(module)
+    check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
+    write_model_file(target, state, metadata)
+
+
+def model_target(path: str | os.PathLike[str]) -> Path:
+    """Return where a model file goes.
+
+    Raises
+    ------
+    OptionError
+        If it has another suffix.
+    """
     target = Path(path)
     if target.suffix != ".safetensors":
         raise OptionError(f"{target} must end in .safetensors")
+    return target
+
+
+def model_metadata(
+    arch: str,
+    classes: Iterable[str],
+    image_size: tuple[int, int] | None,
+    mean: Iterable[float],
+    std: Iterable[float],
+    transforms: str | None,
+) -> dict[str, str]:
+    """Return what a model file says about itself; parameters as those of `save_model`."""
     preprocessing = _preprocessing(image_size, mean, std, transforms)
-    names = class_names(classes)
-    state = _distinct(module)
-    check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
-    metadata = {
-        "qfair_check": "1",
+    return {
         "architecture": arch,
-        "classes": json.dumps(names),
+        "classes": json.dumps(class_names(classes)),
         "preprocessing": json.dumps(None if preprocessing == Preprocessing() else asdict(preprocessing)),
     }
+
+
+def write_model_file(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata; a reader sees the old file or the new one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
     try:
-        replace_file(target, save(state, metadata))
+        replace_file(target, save(dict(tensors), dict(metadata)))
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -259,7 +325,7 @@ def _preprocessing(
     return check_preprocessing(used, channels=3)
 
 
-def _distinct(module: nn.Module) -> dict[str, Tensor]:
+def distinct_state(module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict with each tied tensor under its first name only."""
     kept: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()

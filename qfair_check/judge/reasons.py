@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from qfair_check.reference_record import is_for_want_of_reference
+
 
 class Fault(IntEnum):
     """What kind of reason it is; the first of several is the one to cure."""
@@ -11,12 +13,13 @@ class Fault(IntEnum):
     NO_CURVATURE = 1
     NAN = 2
     NOT_HELD = 3
-    NO_QUANTIZED_WEIGHTS = 4
-    NOT_CONVERGED_BY_PYHESSIAN = 5
-    NO_VALUE = 6
-    SMALL_SUBSAMPLE = 7
-    SMALL_GROUP = 8
-    FEW_GROUPS = 9
+    NO_REFERENCE = 4
+    NO_QUANTIZED_WEIGHTS = 5
+    NOT_CONVERGED_BY_PYHESSIAN = 6
+    NO_VALUE = 7
+    SMALL_SUBSAMPLE = 8
+    SMALL_GROUP = 9
+    FEW_GROUPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ _CURES = {
     Fault.NO_CURVATURE: "audit the model again with --qfair-curvature",
     Fault.NAN: "find out why the model gives such logits, and to whom",
     Fault.NOT_HELD: "audit the model again with this version of qfair_check",
+    Fault.NO_REFERENCE: "audit the model again with --qfair-reference MODEL, the one that this was made from",
     Fault.NO_QUANTIZED_WEIGHTS: "leave this limit out",
     Fault.NOT_CONVERGED_BY_PYHESSIAN: (
         "audit the model again with --qfair-hessian=lanczos, which gives a value for more groups"
@@ -70,4 +74,6 @@ def fault_of_undefined(why: str) -> Fault:
     """
     if "NaN" in why:
         return Fault.NAN
+    if is_for_want_of_reference(why):
+        return Fault.NO_REFERENCE
     return Fault.SMALL_GROUP if why.startswith(_NO_SAMPLES) else Fault.NO_VALUE

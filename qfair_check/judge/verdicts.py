@@ -155,7 +155,23 @@ def find(
     """
     if min_group_size < 1:
         raise OptionError(f"the smallest group size is {min_group_size}: it is at least 1")
-    return _FINDINGS[check.name](audit, audit.at(precision), min_group_size)
+    result = audit.at(precision)
+    if unknown := _want_of_reference(audit, check, result):
+        return Finding(None, reasons=(unknown,))
+    return _FINDINGS[check.name](audit, result, min_group_size)
+
+
+def _want_of_reference(audit: Audit, check: Check, result: PrecisionResult) -> Reason | None:
+    """Return why no group has the quantity, told once, where the audit does not know the model at fp32."""
+    if metric := _RELATIVE.get(check.name):
+        whys = [group.undefined.get(metric, "") for group in result.groups if group.samples]
+    elif check.name in _RATIOS_TO_FP32:
+        whys = [group.undefined.get(check.ratio_of, "") for group in audit.fp32.curvature if group.samples]
+    else:
+        return None
+    if whys and len(set(whys)) == 1 and fault_of_undefined(whys[0]) is Fault.NO_REFERENCE:
+        return Reason(Fault.NO_REFERENCE, whys[0])
+    return None
 
 
 def _breaks(measured: Fraction, limit: Decimal, check: Check) -> bool:
@@ -255,6 +271,14 @@ def _ratio_to_fp32(audit: Audit, result: PrecisionResult, least: int, *, metric:
     return _largest(*ratios_to_fp32(audit, result, metric, least))
 
 
+_RELATIVE = {
+    "fvo-increase": "accuracy_drop",
+    "group-drop": "accuracy_drop",
+    "accuracy-drop": "accuracy_drop",
+    "flip-rate": "flip_rate",
+    "cosine-distance": "cosine_distance",
+}
+_RATIOS_TO_FP32 = ("lambda-max-to-fp32", "gradient-norm-to-fp32")
 _FINDINGS: dict[str, Callable[[Audit, PrecisionResult, int], Finding]] = {
     "fvo": _gap,
     "fvo-increase": _gap_increase,

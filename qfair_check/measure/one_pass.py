@@ -15,6 +15,7 @@ from qfair_check.inputs.wording import listed
 from qfair_check.measure.chunks import Chunk, Samples
 from qfair_check.measure.forward import Forward
 from qfair_check.measure.tally import Tally
+from qfair_check.precision import AS_IS
 
 _BLOCK_VALUES = 15_000
 _SURE = 30
@@ -62,6 +63,11 @@ def one_pass(
         answers = [_logits(forward, chunk, data, seed) for forward in forwards]
         if counter is None:
             classes = answers[0].shape[1]
+            if answers[-1].shape[1] != classes and forwards[-1].precision == AS_IS:
+                raise InputError(
+                    f"the reference answers with {classes} logits, and the model with {answers[-1].shape[1]}: name the "
+                    "model that this one was made from"
+                )
             if isinstance(data, GroupedData):
                 _fitted(data, classes)
             counter = _Counter(len(forwards), classes, roster)

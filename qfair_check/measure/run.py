@@ -1,6 +1,5 @@
 """The only composer: model, grouped data and precisions in, audit out."""
 
-import copy
 import hashlib
 import operator
 import os
@@ -8,9 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from typing import SupportsIndex
@@ -20,37 +17,31 @@ from torch import nn
 
 from qfair_check import __version__
 from qfair_check.audit_file import outcomes_digest
-from qfair_check.errors import InputError, MeasureError, OptionError, QFairError
-from qfair_check.gaps import fvo, fvo_increase
+from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
-from qfair_check.inputs.sample import Sample, called, described, kind, mapped
+from qfair_check.inputs.sample import Sample
+from qfair_check.measure.as_is import RULE, as_is, grids_by_weight
 from qfair_check.measure.backward_pass import BackwardPass, Curved
 from qfair_check.measure.chunks import CHUNK, Samples, chunks, data_sha256
 from qfair_check.measure.curvature_options import CurvatureOptions
-from qfair_check.measure.fast import AS_IT_IS, SpeedUp, speed_up
-from qfair_check.measure.forward import Forward, forward_at
 from qfair_check.measure.one_pass import Progress, one_pass
-from qfair_check.measure.tally import Tally
-from qfair_check.measure.weights import weight_reach, weights_record
-from qfair_check.precision import FP32, Precision, parse_precisions
+from qfair_check.measure.reference import Reference, notices_of, reference_of
+from qfair_check.measure.results import Results, results, with_audit, without_reference
+from qfair_check.measure.subjects import Prepared, ends_of, prepared, prepared_as_is
+from qfair_check.precision import AS_IS, FP32, Precision, check_unmixed, parse_precisions
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.layers import quantizable_weights
 from qfair_check.quantize.model import quantize_model, quantized_share
-from qfair_check.quantize.order import first_and_last
 from qfair_check.quantize.spec import Scheme
 from qfair_check.record import (
     SCHEMA_VERSION,
     Audit,
     DataRecord,
-    Histogram,
     InputsRecord,
-    Measures,
     ModelRecord,
-    PrecisionResult,
     RunRecord,
     Settings,
-    Weights,
 )
 
 _MOST = 2**31
@@ -69,6 +60,7 @@ def audit(
     workers: int | None = None,
     seed: int = 0,
     curvature: CurvatureOptions | None = None,
+    reference: object = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Audit:
@@ -82,7 +74,8 @@ def audit(
     data : GroupedData, (x, y) or (x, y, group) of arrays, or path
         Of a path, see `load_data`.
     bits : precisions
-        Such as ``"8,4"``, ``4`` or ``["fp16", "int4"]``.
+        Such as ``"8,4"``, ``4`` or ``["fp16", "int4"]``; or ``"asis"``, alone, for a model with its weights as they
+        are, which is the only one for a model that lies on a grid of its own.
     scheme : str or Scheme
         How a tensor is mapped to the grid, such as ``"mse/per-channel"``.
     allocation : Allocation
@@ -95,6 +88,9 @@ def audit(
         For models and data sets that draw torch's random numbers: these start anew at each chunk and each sample.
     curvature : CurvatureOptions, optional
         Measures gradient norms and Hessian eigenvalues of every group as well, which takes far longer than the pass.
+    reference : Model, torch.nn.Module, callable, Audit or path, optional
+        For ``asis``: the model that this one was made from, or an audit of it, whose fp32 values are the baseline.
+        Without one, the audit that was saved beside the model's file, if there is one; else the baseline has no values.
     command : sequence of str
         Recorded in the audit, so that it can be run again.
     progress : callable, optional
@@ -103,8 +99,8 @@ def audit(
     Raises
     ------
     OptionError
-        If a precision, the scheme, the allocation or the device makes no sense, or curvature may not take the memory
-        that it needs.
+        If a precision, the scheme, the allocation, the device or the reference makes no sense, or curvature may not
+        take the memory that it needs.
     InputError
         If the data cannot be loaded, does not fit the model, or weights are not finite.
     MeasureError
@@ -123,6 +119,11 @@ def audit(
     samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_samples(data)
     precisions = parse_precisions(bits)
     grid = Scheme.parse(scheme)
+    check_precisions(subject, precisions, has_reference=reference is not None)
+    is_as_is = precisions == (AS_IS,)
+    if is_as_is and (grid != Scheme() or allocation != Allocation()):
+        raise OptionError("at asis nothing is quantized: leave out --qfair-scheme, and options for bits of layers")
+    origin = reference_of(subject, reference) if is_as_is else None
     place = _device(device)
     workers = _default_workers(samples) if workers is None or samples.is_iterable else workers
     _check_counts(batch_size=(batch_size, 1), workers=(workers, 0), seed=(seed, 0))
@@ -132,11 +133,15 @@ def audit(
             first = next(stream, None)
             if first is None:
                 raise InputError(f"{samples.source} holds no samples")
-            prepared = _prepared(subject, precisions, grid, allocation, place, first.batch, bool(curvature))
-            forwards = [subject_.forward for subject_ in prepared.subjects]
+            if is_as_is:
+                model_of = origin.model if origin else None
+                made = prepared_as_is(subject, model_of, place, first.batch, keeps=bool(curvature))
+            else:
+                made = prepared(subject, precisions, grid, allocation, place, first.batch, keeps=bool(curvature))
+            forwards = [one.forward for one in made.subjects]
             backward = None
             if curvature:
-                backward = stack.enter_context(_backward(prepared, first.batch, curvature, place, seed))
+                backward = stack.enter_context(_backward(made, first.batch, curvature, place, seed))
             passed = one_pass(
                 chain([first], stream),
                 forwards,
@@ -149,14 +154,19 @@ def audit(
         grouped = passed.data
         curved = backward.measure(passed.position, len(grouped.group_names), progress) if backward else None
     outcomes = {forward.precision.name: right for forward, right in zip(forwards, passed.right, strict=True)}
+    data_record = DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes)
+    settings = _settings(grid, allocation, seed, place, backward, is_as_is=is_as_is)
+    found = results(made.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards))
+    if is_as_is and (origin is None or origin.audit):
+        found, outcomes = _compared(found, outcomes, origin, grouped, data_record, settings)
     return Audit(
         schema_version=SCHEMA_VERSION,
-        model=_model_record(subject, allocation),
-        data=DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes),
-        settings=_settings(grid, allocation, seed, place, backward),
+        model=_model_record(subject, allocation, is_as_is=is_as_is),
+        data=data_record,
+        settings=settings,
         groups=grouped.group_names,
-        precisions=_results(prepared.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards)),
-        inputs=_inputs_record(subject, grouped, passed.notices),
+        precisions=found,
+        inputs=_inputs_record(subject, grouped, (*(notices_of(subject, origin) if is_as_is else ()), *passed.notices)),
         run=RunRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=tuple(command),
@@ -169,7 +179,33 @@ def audit(
         ),
         outcomes_sha256=outcomes_digest(outcomes),
         outcomes=outcomes,
+        reference=origin.record if origin else None,
     )
+
+
+def check_precisions(model: Model, precisions: Sequence[Precision], *, has_reference: bool = False) -> None:
+    """Refuse precisions that a model cannot have.
+
+    Raises
+    ------
+    OptionError
+        If asis stands among others, the model lies on a grid of its own and the precision is another than asis, or
+        there is a reference and the model itself is the baseline.
+    """
+    check_unmixed(precisions)
+    if AS_IS in precisions:
+        return
+    if model.grids:
+        bits = sorted({grid.bits for grid in model.grids.values()})
+        raise OptionError(
+            f"{model.source} lies on a grid of its own already, of {' and '.join(map(str, bits))} bits, and cannot be "
+            "quantized again: audit it with --bits asis, or give the model that it was made from"
+        )
+    if has_reference:
+        raise OptionError(
+            "a reference is for a model that is audited as it is, with --bits asis: at other bits the model itself is "
+            "the baseline"
+        )
 
 
 def quantized_for_audit(
@@ -190,6 +226,9 @@ def quantized_for_audit(
     """
     if model.module is None:
         raise InputError("the model is a plain callable and has no weights to quantize")
+    check_precisions(model, [precision])
+    if precision == AS_IS:
+        return as_is(model).module
     ends = None
     if allocation.first_last and data is not None:
         with (
@@ -197,85 +236,19 @@ def quantized_for_audit(
             closing(chunks(data, data.roster(), batch_size=CHUNK, workers=0, seed=seed)) as stream,
         ):
             base = quantize_model(model.module, FP32, scheme)
-            ends = _ends(base.module, next(stream).batch)
+            ends = ends_of(base.module, next(stream).batch)
     return quantize_model(model.module, precision, scheme, allocation=allocation, ends=ends).module
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Subject:
-    """The model at one precision; `module` is a copy of its own where curvature is measured."""
-
-    forward: Forward
-    weights: Weights
-    module: nn.Module | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
-    """The model at every precision, and what makes its copies faster."""
-
-    subjects: list[_Subject]
-    faster: SpeedUp = AS_IT_IS
-
-
-def _prepared(
-    model: Model,
-    precisions: Sequence[Precision],
-    scheme: Scheme,
-    allocation: Allocation,
-    device: torch.device,
-    batch: Sample,
-    keeps: bool,
-) -> _Prepared:
-    if model.module is None:
-        if precisions:
-            raise InputError(
-                "the model is a plain callable and has no weights to quantize: give a torch.nn.Module to audit it "
-                f"at {', '.join(map(str, precisions))}, or audit it with bits=32"
-            )
-        return _Prepared([_Subject(Forward(FP32, "as given", device, partial(called, model.forward)), _NO_WEIGHTS)])
-    base = quantize_model(model.module, FP32, scheme, allocation=replace(allocation, first_last=None))
-    ends = _ends(base.module, batch) if allocation.first_last else None
-    copies = [base, *(quantize_model(model.module, p, scheme, allocation=allocation, ends=ends) for p in precisions)]
-    reach = weight_reach(base)
-    faster = speed_up(base.module, batch) if device.type == "cpu" else AS_IT_IS
-    subjects = []
-    for quantized in copies:
-        kept = copy.deepcopy(quantized.module) if keeps else None
-        weights = weights_record(quantized, reach)  # first, since what is run has BatchNorm folded into its weights
-        subjects.append(_Subject(forward_at(quantized.precision, quantized.module, device, faster), weights, kept))
-    return _Prepared(subjects, faster)
-
-
 def _backward(
-    prepared: _Prepared, batch: Sample, options: CurvatureOptions, device: torch.device, seed: int
+    made: Prepared, batch: Sample, options: CurvatureOptions, device: torch.device, seed: int
 ) -> BackwardPass:
     subjects = [
         (subject.module, tuple(layer.name for layer in subject.weights.layers))
-        for subject in prepared.subjects
+        for subject in made.subjects
         if subject.module is not None
     ]
-    return BackwardPass(subjects, batch, options, faster=prepared.faster, device=device, seed=seed)
-
-
-def _ends(module: nn.Module, batch: Sample) -> tuple[str, str] | None:
-    """Run a copy, since a model may keep something of what it has seen, and return the weights used first and last."""
-    probe = copy.deepcopy(module)
-    weights = [(name, weight) for name, weight, _ in quantizable_weights(probe)]
-    if not weights:
-        return None
-    try:
-        return first_and_last(probe, weights, mapped(torch.clone, batch))
-    except QFairError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's model may raise anything
-        raise MeasureError(
-            f"the model failed on the first samples, as a batch of shape {described(kind(batch))}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-_NO_WEIGHTS = Weights(0, 0, None, 0.0, Histogram(0.0, 0.0, ()), ())
+    return BackwardPass(subjects, batch, options, faster=made.faster, device=device, seed=seed)
 
 
 def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
@@ -297,65 +270,56 @@ def _check_counts(**given: tuple[object, int]) -> None:
             raise OptionError(f"{name} is {value!r}: it is a whole number from {least} to {_MOST - 1}")
 
 
-def _results(
-    subjects: Sequence[_Subject], tallies: Sequence[Tally], data: GroupedData, curved: Sequence[Curved]
-) -> tuple[PrecisionResult, ...]:
-    base = tallies[0]
-    fp32_groups = base.measures(base)
-    results = []
-    for subject, tally, curvature in zip(subjects, tallies, curved, strict=True):
-        groups = tally.measures(base)
-        reason = _why_no_gap(groups, data.group_names)
-        base_reason = _why_no_gap(fp32_groups, data.group_names)
-        undefined = {"fvo": reason} if reason else {}
-        if reason or base_reason:
-            undefined["fvo_increase"] = reason or f"{base_reason} at fp32"
-        results.append(
-            PrecisionResult(
-                precision=subject.forward.precision.name,
-                computation=subject.forward.computation,
-                overall=tally.pooled().measures(base.pooled())[0],
-                groups=groups,
-                fvo=fvo(groups),
-                fvo_increase=None if reason or base_reason else fvo_increase(groups, fp32_groups),
-                undefined=undefined,
-                recalls=tally.recalls(data.classes) if data.group_by else (),
-                weights=subject.weights,
-                curvature=curvature.groups,
-                moved=curvature.moved,
-            )
-        )
-    return tuple(results)
+def _compared(
+    found: Results,
+    outcomes: dict[str, bytes],
+    origin: Reference | None,
+    data: GroupedData,
+    record: DataRecord,
+    settings: Settings,
+) -> tuple[Results, dict[str, bytes]]:
+    """Return the results with the baseline of a saved audit, or with none, and the outcomes that belong to them."""
+    if origin is None or origin.audit is None:
+        return without_reference(found[0], data.group_names), outcomes
+    both = with_audit(found[0], outcomes[AS_IS.name], origin.audit, data, record.sha256, settings.curvature)
+    told = origin.audit.outcomes.get(FP32.name)
+    is_known = told is not None and both[0].overall == origin.audit.fp32.overall
+    return both, ({FP32.name: told} if is_known and told is not None else {}) | outcomes
 
 
-def _why_no_gap(groups: Sequence[Measures], names: Sequence[str]) -> str | None:
-    if len(groups) < 2:
-        return "there is only one group"
-    return next(
-        (
-            f"group {name}: {group.undefined['accuracy']}"
-            for name, group in zip(names, groups, strict=True)
-            if group.accuracy is None
-        ),
-        None,
-    )
+def audited_share(model: Model, allocation: Allocation, *, is_as_is: bool = False) -> tuple[int, int]:
+    """Return how many parameters are quantized, or lie on a grid of their own, and how many there are."""
+    if model.module is None:
+        return 0, 0
+    if is_as_is:
+        _, parameters = quantized_share(model.module)
+        return sum(grid.codes.numel() for grid in model.grids.values()), parameters
+    return quantized_share(model.module, allocation)
 
 
-def _model_record(model: Model, allocation: Allocation) -> ModelRecord:
+def _model_record(model: Model, allocation: Allocation, *, is_as_is: bool) -> ModelRecord:
     if model.module is None:
         return ModelRecord(None, 0, 0, ())
     names = [name for name, _, _ in quantizable_weights(model.module)]
-    kept = set(allocation.included(names))
-    quantized, parameters = quantized_share(model.module, allocation)
+    on_grid = grids_by_weight(model) or names
+    kept = set(on_grid if is_as_is else allocation.included(names))
+    quantized, parameters = audited_share(model, allocation, is_as_is=is_as_is)
     return ModelRecord(model.sha256, parameters, quantized, tuple(name for name in names if name not in kept))
 
 
 def _settings(
-    scheme: Scheme, allocation: Allocation, seed: int, device: torch.device, backward: BackwardPass | None
+    scheme: Scheme,
+    allocation: Allocation,
+    seed: int,
+    device: torch.device,
+    backward: BackwardPass | None,
+    *,
+    is_as_is: bool,
 ) -> Settings:
-    digest = hashlib.sha256(f"{scheme}\n{allocation}".encode()).hexdigest()
+    named = RULE if is_as_is else str(scheme)
+    digest = hashlib.sha256(f"{named}\n{allocation}".encode()).hexdigest()
     curvature = backward.settings if backward else None
-    return Settings(str(scheme), str(allocation), digest, seed, CHUNK, _device_name(device), curvature)
+    return Settings(named, str(allocation), digest, seed, CHUNK, _device_name(device), curvature)
 
 
 def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) -> InputsRecord:

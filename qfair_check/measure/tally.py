@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-_MEANS = (
+MEANS = (
     "loss",
     "logit_variance",
     "softmax_variance",
@@ -21,7 +21,7 @@ _MEANS = (
     "l2_distance",
     "cosine_distance",
 )
-_PAIRED = (
+PAIRED = (
     "accuracy_drop",
     "cosine_distance",
     "l1_distance",
@@ -63,7 +63,7 @@ class Tally:
         """Return the tally of no samples."""
         return cls(
             np.zeros((len(_COUNTS), groups), np.int64),
-            np.zeros((len(_MEANS), groups)),
+            np.zeros((len(MEANS), groups)),
             np.zeros((groups, DTDB_BINS), np.int64),
             np.zeros((groups, classes), np.int64),
             np.zeros((groups, classes), np.int64),
@@ -172,7 +172,7 @@ class Tally:
             name: float(total) / (compared if name == "cosine_distance" else n)
             if (compared if name == "cosine_distance" else n)
             else None
-            for name, total in zip(_MEANS, self.sums[:, group], strict=True)
+            for name, total in zip(MEANS, self.sums[:, group], strict=True)
         }
         values |= {
             "correct": count["correct"],
@@ -208,7 +208,7 @@ def _undefined(values: dict[str, float | int | None], count: dict[str, int], bef
         return dict.fromkeys(values, f"{count['nonfinite']} of {n} samples have NaN or infinite logits")
     if before["nonfinite"]:
         reason = f"{before['nonfinite']} of {n} samples have NaN or infinite logits at fp32"
-        return dict.fromkeys(_PAIRED, reason)
+        return dict.fromkeys(PAIRED, reason)
     too_large = [name for name, value in values.items() if value is not None and not math.isfinite(value)]
     undefined = dict.fromkeys(too_large, "logits are too large: a sum of their squares overflows")
     if values["cosine_distance"] is None:

@@ -22,13 +22,14 @@ def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
     ----------
     quantized : QuantizedModel
     reach : float
-        Largest absolute weight of the fp32 model.
+        Largest absolute weight of the fp32 model, or of the model itself if that is larger.
 
     Source: Bellam & Kim, arXiv 2509.07222, eqs. (5) and (6), Fig. 4.
     """
     layers = quantized.layers
     elements = sum(layer.elements for layer in layers)
     zeros = sum(layer.zeros for layer in layers)
+    moved = [layer.weight_difference for layer in layers]
     counts = np.zeros(HISTOGRAM_BINS, np.int64)
     for weight in _quantized(quantized):
         counts += _histogram(weight, reach)
@@ -36,7 +37,7 @@ def weights_record(quantized: QuantizedModel, reach: float) -> Weights:
         elements=elements,
         zeros=zeros,
         sparsity=zeros / elements if elements else None,
-        weight_difference=sum(layer.weight_difference for layer in layers),
+        weight_difference=None if None in moved else sum(difference for difference in moved if difference is not None),
         histogram=Histogram(-reach, reach, tuple(counts.tolist())),
         layers=layers,
     )

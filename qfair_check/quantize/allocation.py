@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from qfair_check.errors import OptionError
-from qfair_check.precision import FP32, Precision
+from qfair_check.precision import AS_IS, FP32, Precision
 
 NO_NAMES: Mapping[str, str] = {}
 _MOST_NEAR = 5
@@ -48,6 +48,8 @@ class Allocation:
     def __post_init__(self) -> None:
         if self.first_last == FP32:
             raise OptionError("first_last is fp32, which quantizes nothing: name these two layers in --qfair-exclude")
+        if AS_IS in (self.first_last, *(precision for _, precision in self.layer_bits)):
+            raise OptionError("asis is of the whole model, and no bits of some layers: give 2 to 8, 16 or 32")
 
     def __str__(self) -> str:
         words = [f"{pattern}={precision}" for pattern, precision in self.layer_bits]

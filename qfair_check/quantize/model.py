@@ -7,16 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qfair_check.errors import InputError, QFairError
-from qfair_check.precision import Precision
+from qfair_check.errors import InputError, OptionError, QFairError
+from qfair_check.precision import AS_IS, Precision
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.layers import quantizable_weights, tied_names
-from qfair_check.quantize.spec import Scheme
-from qfair_check.quantize.uniform import quantize_tensor
+from qfair_check.quantize.spec import Grid, Scheme
+from qfair_check.quantize.uniform import QuantizedTensor, quantize_tensor
 from qfair_check.record import LayerWeights
 
 _STATISTICS = ("running_mean", "running_var")
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightGrid:
+    """The grid of one weight, and its codes."""
+
+    bits: int
+    grid: Grid
+    tensor: QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +37,22 @@ class QuantizedModel:
     scheme: Scheme
     allocation: Allocation
     layers: tuple[LayerWeights, ...]
+
+    @property
+    def grids(self) -> dict[str, WeightGrid]:
+        """The codes of each weight that lies on an integer grid, by name, and the grid.
+
+        Examples
+        --------
+        >>> quantize_model(nn.Linear(3, 2), "int4").grids["weight"].bits
+        4
+        """
+        on_grid = {layer.name: layer for layer in self.layers if layer.scale}
+        return {
+            name: WeightGrid(on_grid[name].bits, self.scheme.grid, _codes(weight.detach(), axis, on_grid[name]))
+            for name, weight, axis in quantizable_weights(self.module)
+            if name in on_grid
+        }
 
 
 def quantize_model(
@@ -77,6 +102,8 @@ def quantize_model(
     (2, 2, 0.5)
     """
     wanted, grid = Precision.parse(precision), Scheme.parse(scheme)
+    if wanted == AS_IS:
+        raise OptionError("asis leaves every weight as it is, and is nothing to quantize to: name a number of bits")
     if not list(quantizable_weights(module)) and wanted.is_integer:
         raise InputError(
             f"{type(module).__name__} has no weights to quantize to {wanted}: it holds no convolution, linear, "
@@ -98,6 +125,16 @@ def quantize_model(
             for _, value in _floats(quantized):
                 value.copy_(value.to(half))
     return QuantizedModel(quantized, wanted, grid, allocation, layers)
+
+
+def _codes(weight: Tensor, axis: int, layer: LayerWeights) -> QuantizedTensor:
+    """Return the codes of a weight that lies on a grid; each is nearest to w / s by far."""
+    shape = [1] * weight.ndim
+    if len(layer.scale) > 1:
+        shape[axis] = -1
+    scale = torch.tensor(layer.scale, dtype=weight.dtype, device=weight.device).reshape(shape)
+    zero_point = torch.tensor(layer.zero_point, dtype=torch.int16, device=weight.device).reshape(shape)
+    return QuantizedTensor((weight / scale).round().to(torch.int16) + zero_point, scale, zero_point, layer.clipped)
 
 
 def copy_of(module: nn.Module) -> nn.Module:

@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from typing import Literal, cast, get_args
 
 from qfair_check.errors import OptionError
+from qfair_check.integer_grid import GRIDS as GRIDS
+from qfair_check.integer_grid import Grid as Grid
+from qfair_check.integer_grid import integer_range as integer_range
 
 Rule = Literal["absmax", "mse", "aciq", "percentile"]
-Grid = Literal["symmetric", "full", "asymmetric"]
 Granularity = Literal["per-tensor", "per-channel"]
 
 RULES: tuple[Rule, ...] = get_args(Rule)
-GRIDS: tuple[Grid, ...] = get_args(Grid)
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 DEFAULT_PERCENTILE = 99.9
 
@@ -100,33 +101,6 @@ class Scheme:
             next(iter(granularities), "per-tensor"),
             percentile,
         )
-
-
-def integer_range(bits: int, grid: Grid) -> tuple[int, int]:
-    """Return the lowest and the highest code of a grid.
-
-    Parameters
-    ----------
-    bits : int
-        2 to 8.
-    grid : str
-
-    Raises
-    ------
-    OptionError
-        If there is no integer grid of so many bits.
-
-    Examples
-    --------
-    >>> integer_range(4, "symmetric"), integer_range(4, "full"), integer_range(4, "asymmetric")
-    ((-7, 7), (-8, 7), (0, 15))
-    """
-    if not 2 <= bits <= 8:
-        raise OptionError(f"there is no integer grid of {bits} bits: it is 2 to 8")
-    if grid == "asymmetric":
-        return 0, 2**bits - 1
-    highest = 2 ** (bits - 1) - 1
-    return (-highest if grid == "symmetric" else -highest - 1), highest
 
 
 def _check_known(word: str, known: Collection[str]) -> None:

@@ -83,11 +83,13 @@ def render_comparison(
 
 
 def _distinct_models(audits: Sequence[Audit]) -> list[int]:
-    """Return the first audit of each model; unknown weights are another model in each audit."""
+    """Return the first audit with fp32 values of each model; unknown weights are another model in each audit."""
     seen: dict[object, int] = {}
     for index, audit in enumerate(audits):
+        if not audit.has_baseline:
+            continue
         correct = {name: group.correct for name, group in zip(audit.groups, audit.fp32.groups, strict=True)}
-        seen.setdefault((audit.model.sha256 or index, tuple(sorted(correct.items()))), index)
+        seen.setdefault((audit.origin_sha256 or index, tuple(sorted(correct.items()))), index)
     return list(seen.values())
 
 

@@ -101,5 +101,7 @@ def _share(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.1%}"
 
 
-def _difference(value: float) -> str:
+def _difference(value: float | None) -> str:
+    if value is None:
+        return _NOTHING
     return f"{value:.4g}" if value < _THOUSANDS else f"{value:,.0f}"

@@ -146,8 +146,11 @@ def _provenance(audit: Audit) -> list[str]:
     inputs, model, settings = audit.inputs, audit.model, audit.settings
     by = " × ".join(map(as_name, inputs.group_by)) or "class"
     weights = f"sha256 `{model.sha256}`" if model.sha256 else "weights unknown (a plain callable)"
+    reference = audit.reference
+    told = [f"- fp32 values: of {as_name(reference.source)}, sha256 `{reference.sha256}`"] if reference else []
     return [
         f"- model: {as_name(inputs.model)}, {weights}",
+        *told,
         f"- data: {as_name(inputs.data)}, sha256 `{audit.data.sha256}`, {audit.data.samples:,} samples, "
         f"{counted(len(audit.groups), 'group')} by {by}",
         f"- measured: {as_text(settings.scheme)}, seed {settings.seed}, on {as_text(settings.device)}, "

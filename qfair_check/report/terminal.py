@@ -60,10 +60,12 @@ def _preamble(audit: Audit) -> list[str]:
     by = "by " + " × ".join(map(printable, inputs.group_by)) if inputs.group_by else "by class"
     split = f", split {printable(inputs.split)}" if inputs.split else ""
     share = audit.model.quantized_share
+    origin = [f"fp32    of {printable(audit.reference.source)}, the reference"] if audit.reference else []
     return [
         f"model   {printable(inputs.model)}{architecture}, {audit.model.parameters:,} parameters, "
         f"{share:.1%} of them quantized, {printable(audit.settings.scheme)}",
         f"data    {printable(inputs.data)}{split}, {audit.data.samples:,} samples, {len(audit.groups)} groups {by}",
+        *origin,
     ]
 
 

@@ -32,6 +32,7 @@ COLOURS = (
     Colour("--s7", "#a8447f", "#e59ac8"),
     Colour("--s8", "#a66a00", "#f0b429"),
     Colour("--s9", "#c8401a", "#ff8a5c"),
+    Colour("--s10", "#9a1f4e", "#ff86ac"),
 )
 
 
@@ -54,8 +55,8 @@ class Mark:
     dashes: tuple[float, ...] = ()
 
 
-_ORDER = ("fp16", "bf16", "int8", "int7", "int6", "int5", "int4", "int3", "int2")
-_MARKERS = ("s", "p", "^", "<", ">", "h", "D", "v", "X")
+_ORDER = ("fp16", "bf16", "int8", "int7", "int6", "int5", "int4", "int3", "int2", "asis")
+_MARKERS = ("s", "p", "^", "<", ">", "h", "D", "v", "X", "P")
 _DASHES = (
     (6.0, 2.0),
     (6.0, 1.0, 1.0, 1.0),
@@ -66,7 +67,9 @@ _DASHES = (
     (3.0, 1.0, 1.0, 1.0),
     (1.0, 1.0),
     (),
+    (),
 )
+_OF_AUDITS = ("fp16", "int2", "int8", "int4", "int3", "int5", "int7", "int6", "bf16")
 MARKS = {"fp32": Mark(INK, "o")} | {
     name: Mark(colour.light, marker, dashes)
     for name, colour, marker, dashes in zip(_ORDER, COLOURS, _MARKERS, _DASHES, strict=True)
@@ -76,4 +79,4 @@ HOT, COLD = COLOURS[8].light, COLOURS[0].light
 
 def audit_mark(index: int) -> Mark:
     """Return how the points of one audit among several are drawn; after nine they repeat."""
-    return MARKS[("fp16", "int2", "int8", "int4", "int3", "int5", "int7", "int6", "bf16")[index % len(_ORDER)]]
+    return MARKS[_OF_AUDITS[index % len(_OF_AUDITS)]]

@@ -19,6 +19,7 @@ _NONE_QUANTIZED = "no weights of this model are quantized; leave out --qfair-exc
 _COLUMNS = 3
 _PANEL, _PANEL_TITLE, _PANEL_AXIS = 120, 22, 24
 _FLOOR = 0.5
+_NOTHING = "not defined"
 
 
 def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit | Absent:
@@ -31,7 +32,7 @@ def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit |
         [
             result.precision,
             f"{result.weights.elements:,}",
-            f"{result.weights.weight_difference:.4g}",
+            _difference(result),
             f"{result.weights.zeros:,}",
             _share(result.weights.sparsity),
         ]
@@ -41,17 +42,17 @@ def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit |
         [
             f"{result.precision}: {shown_middle(layer.name, 60)}",
             f"{layer.elements:,}",
-            f"{layer.weight_difference:.4g}",
+            _NOTHING if layer.weight_difference is None else f"{layer.weight_difference:.4g}",
             f"{layer.zeros:,}",
             _share(layer.sparsity),
         ]
         for result in audit.quantized
         for layer in result.weights.layers
     ]
-    alt = (
-        f"Bars by precision: at {last.precision} the weights differ from fp32 by "
-        f"{compact(last.weights.weight_difference)} in all, and {_share(last.weights.sparsity)} of them are 0."
-    )
+    moved = last.weights.weight_difference
+    differ = "are not known to differ from fp32" if moved is None else f"differ from fp32 by {compact(moved)} in all"
+    zeros = _share(last.weights.sparsity)
+    alt = f"Bars by precision: at {last.precision} the weights {differ}, and {zeros} of them are 0."
     return Exhibit(
         key,
         title,
@@ -68,7 +69,7 @@ def _change_svg(audit: Audit, key: str) -> str:
     results = audit.precisions
     height = _TOP + _ROW * len(results) + _AXIS
     gutter = max(text_width(result.precision) for result in results) + 10
-    differences: list[float | None] = [result.weights.weight_difference for result in results]
+    differences = [result.weights.weight_difference if result.weights.elements else None for result in results]
     shares = [result.weights.sparsity for result in results]
 
     def paint(canvas: Canvas) -> None:
@@ -76,7 +77,12 @@ def _change_svg(audit: Audit, key: str) -> str:
             canvas.text(gutter - 8, _TOP + _ROW * (place + 0.5), result.precision, "right")
         width = (WIDTH - gutter - _BETWEEN) / 2
         columns: list[tuple[str, list[float | None], list[str], float | None]] = [
-            ("absolute weight difference (sum)", differences, [compact(value or 0) for value in differences], None),
+            (
+                "absolute weight difference (sum)",
+                differences,
+                [_NOTHING if value is None else compact(value) for value in differences],
+                None,
+            ),
             ("sparsity (share of weights that are 0)", shares, [_share(value) for value in shares], 1.0),
         ]
         for number, (name, values, texts, most) in enumerate(columns):
@@ -166,5 +172,10 @@ def _why_none(audit: Audit) -> str:
     return _CALLABLE if audit.model.sha256 is None else _NONE_QUANTIZED
 
 
+def _difference(result: PrecisionResult) -> str:
+    moved = result.weights.weight_difference if result.weights.elements else None
+    return _NOTHING if moved is None else f"{moved:.4g}"
+
+
 def _share(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.1%}"
+    return _NOTHING if value is None else f"{value:.1%}"

@@ -106,6 +106,8 @@ def provenance_of(audit: Audit) -> dict[str, str]:
     facts = {
         "model": inputs.model,
         "sha256 of the weights": audit.model.sha256 or _UNKNOWN,
+        "fp32 values of": audit.reference.source if audit.reference else "",
+        "sha256 of the model that has them": (audit.reference and audit.reference.sha256) or "",
         "data": inputs.data,
         "sha256 of the data": audit.data.sha256,
         "samples": f"{audit.data.samples:,}",

@@ -82,6 +82,8 @@ def _measurement(audit: Audit) -> tuple[Fact, ...]:
         Fact(
             "precisions", tuple(f"{result.precision}: computed in {result.computation}" for result in audit.precisions)
         ),
+        Fact("fp32 values of", (audit.reference.source,) if audit.reference else (), True),
+        Fact("sha256 of the model that has them", _some(audit.reference.sha256 if audit.reference else None), True),
         Fact("scheme", (settings.scheme,), True),
         Fact("bits of single layers", _some(settings.allocation), True),
         Fact("sha256 of scheme and bits", (settings.scheme_sha256,), True),

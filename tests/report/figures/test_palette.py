@@ -25,7 +25,7 @@ def test_each_stands_out_on_light_and_on_dark(colour):
 
 
 def test_every_precision_has_a_mark_of_its_own():
-    known = ["fp32", "fp16", "bf16", *(f"int{bits}" for bits in range(2, 9))]
+    known = ["fp32", "fp16", "bf16", *(f"int{bits}" for bits in range(2, 9)), "asis"]
     assert {Precision(name).name for name in known} == set(MARKS)
     for one, other in combinations(MARKS.values(), 2):
         assert one.colour != other.colour
