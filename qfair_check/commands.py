@@ -137,6 +137,7 @@ def report_command(
             audit,
             judge_audit(audit, judging.limits, min_group_size=judging.min_group_size),
             judging.insufficient,
+            judging.min_group_size,
         )
         for name, audit in zip(short_names(paths), audits, strict=True)
     ]

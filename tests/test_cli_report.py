@@ -53,6 +53,17 @@ def test_limits_are_those_of_the_gate(saved, options, word, capsys):
     assert main(judge[1:]) == (0 if word == "PASS" else 1)
 
 
+def test_the_front_is_judged_with_the_group_size_of_the_gate(saved):
+    def front(*options):
+        assert main(["report", "audit.json", "--out", "audit.html", *options]) == 0
+        html = (saved.parent / "audit.html").read_text(encoding="utf-8")
+        table = html[html.index('<h2 id="front">') :].partition("</table>")[0]
+        return re.findall("<td>(yes|no|unsure)</td>", table)
+
+    assert front() == ["yes", "no"]
+    assert front("--min-group-size", "60") == ["unsure", "unsure"]
+
+
 def test_a_report_replaces_an_older_one(saved):
     (saved.parent / "audit.html").write_text("old")
     assert main(["report", "audit.json", "--out", "audit.html"]) == 0

@@ -83,7 +83,7 @@ def render_page(reported: Sequence[Reported], *, rerun: Sequence[Sequence[str]] 
 
 
 def _section(one: Reported, prefix: str, rerun: Sequence[str]) -> _Section:
-    shown, absent = exhibits(one.audit)
+    shown, absent = exhibits(one.audit, min_group_size=one.min_group_size)
     return _Section(
         prefix,
         f" of {one.name}" if prefix else "",
@@ -102,7 +102,8 @@ def _section(one: Reported, prefix: str, rerun: Sequence[str]) -> _Section:
 def _front(reported: Sequence[Reported]) -> tuple[Exhibit | None, Absent | None]:
     """Return the front over all audits, or why there is none."""
     try:
-        return front_exhibit([one.name for one in reported], [one.audit for one in reported]), None
+        names, audits = [one.name for one in reported], [one.audit for one in reported]
+        return front_exhibit(names, audits, min_group_size=reported[0].min_group_size), None
     except QFairError as error:
         return None, Absent(TITLE, SOURCE, str(error))
 

@@ -155,7 +155,7 @@ def test_what_is_missing_is_listed_with_the_option_that_brings_it(audit, judged,
 
 
 def test_nothing_is_said_to_be_missing_when_nothing_is(audit, judged, parse, monkeypatch):
-    monkeypatch.setattr(page, "exhibits", lambda audit: ((), ()))
+    monkeypatch.setattr(page, "exhibits", lambda audit, *, min_group_size: ((), ()))
     parsed = parse(render_page([judged(audit)]))
     assert "What is not in this report" not in parsed.text
 
@@ -202,7 +202,7 @@ def test_several_audits_stand_side_by_side(audit, passing, judged, parse):
 
 
 def test_audits_of_different_groups_are_not_compared_by_group(audit, make_audit, judged, parse, monkeypatch):
-    def refuse(names, audits):
+    def refuse(names, audits, *, min_group_size):
         raise InputError("a.json and b.json cannot be <compared>")
 
     monkeypatch.setattr(page, "front_exhibit", refuse)
