@@ -1,6 +1,8 @@
 """Names and numbers as the page writes them."""
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 
 from markupsafe import Markup
 
@@ -8,6 +10,7 @@ from qfair_check.judge.text import printable
 
 MINUS = "−"
 UNDEFINED = "undefined"
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def bidi_name(name: str) -> Markup:
@@ -19,6 +22,17 @@ def bidi_name(name: str) -> Markup:
     Markup('<bdi>&lt;/table&gt;</bdi>')
     """
     return Markup("<bdi>{}</bdi>").format(printable(name))
+
+
+def file_name(path: str) -> str:
+    """Return the last part of a path, whichever system it is of; what is no path stays as it is.
+
+    Examples
+    --------
+    >>> file_name("/models/faces/resnet18.pt"), file_name("package.module:make")
+    ('resnet18.pt', 'package.module:make')
+    """
+    return (PureWindowsPath(path) if _WINDOWS.match(path) else PurePosixPath(path)).name or path
 
 
 def signed(value: float, digits: int = 3) -> str:

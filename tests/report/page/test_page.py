@@ -149,6 +149,20 @@ def test_an_exhibit_has_its_drawing_its_reading_and_its_numbers(audit, judged, p
     assert [[c.text for c in row.inner] for row in table.one("tbody").all("tr")] == [["zero", "0.5"], ["eight", "0.5"]]
 
 
+def test_files_have_their_names_on_top_and_their_paths_in_the_provenance(audit, judged, parse):
+    inputs = replace(audit.inputs, model="/models/faces/m.safetensors", data="C:\\data\\faces.csv")
+    reported = judged(replace(audit, inputs=inputs))
+    parsed = parse(render_page([reported]))
+    assert parsed.one("title").text == "m.safetensors: quantization fairness report"
+    assert parsed.one("h1").text == "m.safetensors"
+    assert "data faces.csv ·" in parsed.one("p", "meta").text
+    told = parsed.one("div", "provenance").text
+    assert "/models/faces/m.safetensors" in told
+    assert "C:\\data\\faces.csv" in told
+    both = parse(render_page([reported, replace(reported, name="b.json")]))
+    assert [meta.text.split(" ")[0] for meta in both.all("p", "meta")] == ["m.safetensors"] * 2
+
+
 def test_what_is_missing_is_listed_with_the_option_that_brings_it(audit, judged, parse):
     (missing,) = parse(render_page([judged(audit)])).one("ul", "absent").all("li")
     assert missing.text == "Missing <one> Fig. 8: curvature was not measured: --curvature"
