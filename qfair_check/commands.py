@@ -170,10 +170,13 @@ def _report_target(out: str, paths: Sequence[str]) -> Path:
 
 def _target(out: str) -> Path:
     target = Path(out)
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
-    if target.is_dir():
+    folder = target.absolute().parent
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a folder is closed to the user
+        raise OptionError(f"--out {out}: there is no folder {folder}")
+    if os.path.isdir(target):  # noqa: PTH112
         raise OptionError(f"--out {out} is a folder: name a file in it")
+    if os.path.exists(target) and not os.path.isfile(target):  # noqa: PTH110, PTH113
+        raise OptionError(f"--out {out} is a device or a pipe: name a file")
     return target
 
 

@@ -99,6 +99,28 @@ def test_an_audit_is_not_overwritten_through_a_link(saved, capsys):
     assert saved.read_text().startswith("{")
 
 
+def test_a_device_or_a_pipe_is_not_replaced(saved, capsys):
+    os.mkfifo("pipe")
+    assert main(["report", "audit.json", "--out", "pipe"]) == 4
+    assert capsys.readouterr().err == "qfair: error: --out pipe is a device or a pipe: name a file\n"
+    assert names(saved.parent) == ["audit.json", "pipe"]
+
+
+def test_a_name_that_is_too_long_is_an_error_in_one_line(saved, capsys):
+    assert main(["report", "audit.json", "--out", "x" * 300]) == 4
+    assert capsys.readouterr().err == f"qfair: error: cannot write the report {'x' * 300}: File name too long\n"
+
+
+def test_what_an_audit_holds_gives_the_terminal_no_commands(saved, capsys):
+    evil = saved.read_text(encoding="utf-8").replace('"precision": "int4"', '"precision": "\\u001b]0;x\\u0007\\u202e"')
+    (saved.parent / "bad.json").write_text(evil, encoding="utf-8")
+    assert main(["report", "bad.json", "--out", "audit.html"]) == 4
+    told = capsys.readouterr().err
+    assert not set("\x1b\x07\u202e") & set(told)
+    assert told.startswith("qfair: error: bad.json contradicts itself")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
