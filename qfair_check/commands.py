@@ -138,8 +138,9 @@ def report_command(
             judge_audit(audit, judging.limits, min_group_size=judging.min_group_size),
             judging.insufficient,
             judging.min_group_size,
+            _argument(path),
         )
-        for name, audit in zip(short_names(paths), audits, strict=True)
+        for name, path, audit in zip(short_names(paths), paths, audits, strict=True)
     ]
     if form == "markdown":
         from qfair_check.report.markdown import render_markdown
@@ -148,7 +149,7 @@ def report_command(
     else:
         from qfair_check.report.page.page import render_page
 
-        text = render_page(reported, rerun=[("qfair", "gate", path, *judge_arguments) for path in paths])
+        text = render_page(reported, rerun=[("qfair", "gate", one.path, *judge_arguments) for one in reported])
     if target is None:
         _print(text.rstrip("\n"))
         return 0
@@ -158,6 +159,11 @@ def report_command(
         raise InputError(f"cannot write the report {printable(str(out))}: {error.strerror or error}") from error
     _print(f"report written to {printable(str(out))}")
     return 0
+
+
+def _argument(path: str) -> str:
+    """Return the path so that no command takes it for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _report_target(out: str, paths: Sequence[str]) -> Path:

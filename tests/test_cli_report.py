@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from html import unescape
 
 import pytest
 
@@ -76,6 +77,16 @@ def test_several_audits_have_names_that_tell_them_apart(saved, make_audit):
     assert main(["report", "audit.json", "runs/audit.json", "--out", "both.html", "--max-fvo", "int8=1"]) == 0
     html = (saved.parent / "both.html").read_text(encoding="utf-8")
     assert re.findall('<h2 id="audit-.-audit">Audit <bdi>([^<]+)</bdi></h2>', html) == ["audit.json", "runs/audit.json"]
+
+
+@pytest.mark.parametrize("path", ["runs/a b; touch x.json", "--insufficient=pass"])
+def test_commands_name_the_audit_so_that_they_can_be_typed(saved, path, make_audit):
+    (saved.parent / "runs").mkdir()
+    make_audit(SAMPLES, fp32=COUNTS, int4=LESS).save(path)
+    assert main(["report", "--out", "audit.html", "--", path]) == 0
+    html = (saved.parent / "audit.html").read_text(encoding="utf-8")
+    told = re.findall("<code>(qfair (?:gate|layers) .+?)</code>", html)
+    assert [main(shlex.split(unescape(command))[1:]) for command in told] == [0, 1]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -23,6 +23,8 @@ class Reported:
         What becomes of verdicts that could not be reached: ``fail``, ``warn`` or ``pass``.
     min_group_size : int
         Samples that a group needs to be judged.
+    path : str
+        Where the audit is, as a command names it; empty where nobody knows.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Reported:
     verdicts: tuple[Verdict, ...]
     insufficient: Insufficient = "fail"
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE
+    path: str = ""
 
     def outcome(self, precision: str | None = None) -> Outcome:
         """Return how the audit, or one precision of it, fares: a broken limit wins over one that cannot be judged."""

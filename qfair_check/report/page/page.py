@@ -21,7 +21,7 @@ from qfair_check.report.page.group_table import GroupTable, accuracy_table, curv
 from qfair_check.report.page.next_steps import Step, next_steps
 from qfair_check.report.page.provenance import Fact, facts_of
 from qfair_check.report.page.verdict import Banner, LimitRow, banner_of, limit_rows
-from qfair_check.report.page.words import as_command_line, bidi_name, file_name
+from qfair_check.report.page.words import as_command_line, bidi_name, brief, file_name
 from qfair_check.report.reported import Reported
 
 _PACKAGE = "qfair_check.report.page"
@@ -110,7 +110,7 @@ def _front(reported: Sequence[Reported]) -> tuple[Exhibit | None, Absent | None]
 
 def _title(reported: Sequence[Reported]) -> str:
     if len(reported) == 1:
-        return f"{file_name(reported[0].audit.inputs.model)}: quantization fairness report"
+        return f"{brief(file_name(reported[0].audit.inputs.model))}: quantization fairness report"
     return f"{', '.join(one.name for one in reported)}: quantization fairness report"
 
 
@@ -140,6 +140,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["brief"] = brief
     environment.filters["file_name"] = file_name
     environment.filters["svg"] = _with_prefixed_ids
     return environment

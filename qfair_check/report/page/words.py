@@ -6,22 +6,30 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from markupsafe import Markup
 
-from qfair_check.judge.text import printable
+from qfair_check.judge.text import shown_name
 
 MINUS = "−"
 UNDEFINED = "undefined"
+_BRIEF = 100
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+def brief(text: str) -> str:
+    """Return a text fit to stand above the verdict: what is longer than a line is cut off, and says so."""
+    return shown_name(text, _BRIEF)
 
 
 def bidi_name(name: str) -> Markup:
     """Return a name that the user chose, set apart so that its writing direction does not scramble the line.
+
+    It is `brief`.
 
     Examples
     --------
     >>> bidi_name("</table>")
     Markup('<bdi>&lt;/table&gt;</bdi>')
     """
-    return Markup("<bdi>{}</bdi>").format(printable(name))
+    return Markup("<bdi>{}</bdi>").format(brief(name))
 
 
 def file_name(path: str) -> str:

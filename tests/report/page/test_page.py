@@ -163,6 +163,19 @@ def test_files_have_their_names_on_top_and_their_paths_in_the_provenance(audit, 
     assert [meta.text.split(" ")[0] for meta in both.all("p", "meta")] == ["m.safetensors"] * 2
 
 
+def test_no_text_is_so_long_that_it_hides_the_verdict(make_audit, judged, parse):
+    long = "x" * 10_000
+    counts = {long: 50, "B": 50}
+    made = make_audit(counts, fp32=counts, int4={long: 20, "B": 50})
+    inputs = replace(made.inputs, model=long, data=long, architecture=long)
+    settings, run = replace(made.settings, scheme=long), replace(made.run, created=long)
+    parsed = parse(render_page([judged(replace(made, inputs=inputs, settings=settings, run=run))]))
+    tops = [parsed.one("title"), parsed.one("h1"), parsed.one("p", "meta"), *parsed.one("div", "banner").all("p")]
+    assert all("x…" in top.text or "x" * 9 not in top.text for top in tops)
+    assert max(len(top.text) for top in tops) < 700
+    assert [fact.text for fact in parsed.one("div", "provenance").all("code")].count(long) == 4
+
+
 def test_what_is_missing_is_listed_with_the_option_that_brings_it(audit, judged, parse):
     (missing,) = parse(render_page([judged(audit)])).one("ul", "absent").all("li")
     assert missing.text == "Missing <one> Fig. 8: curvature was not measured: --curvature"
