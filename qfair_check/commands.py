@@ -262,9 +262,17 @@ def _columns() -> int:
 
 
 def _print(text: str) -> None:
-    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing."""
+    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written, such as into a file on a full disk.
+    """
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes when Python ends
+        if not isinstance(error, BrokenPipeError):
+            raise InputError(f"cannot print: {error.strerror or error}") from error

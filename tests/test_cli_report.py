@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from html import unescape
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,12 @@ def test_a_file_that_is_no_audit(saved, content, told, capsys):
     assert names(saved.parent) == ["audit.json", "bad.json"]
 
 
+def test_an_audit_that_is_not_there_is_told_with_options_that_exist(saved, capsys):
+    assert main(["report", "no.json", "--out", "audit.html"]) == 4
+    told = "there is no audit file no.json: qfair audit --out and --qfair-json write one"
+    assert capsys.readouterr().err == f"qfair: error: {told}\n"
+
+
 def test_hostile_file_names_are_text(saved, make_audit, capsys):
     name = "\x1b[31m\u202e<script>\udcff名.json"
     make_audit(SAMPLES, fp32=COUNTS, int8=COUNTS).save(name)
@@ -167,6 +174,14 @@ def test_markdown_is_printed_or_written(saved, capsys):
     assert main(["report", "audit.json", "--format", "markdown", "--out", "audit.md"]) == 0
     assert capsys.readouterr().out == "report written to audit.md\n"
     assert (saved.parent / "audit.md").read_text(encoding="utf-8").rstrip("\n") == captured.out.rstrip("\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_a_redirection_is_an_error_in_one_line(saved):
+    command = [sys.executable, "-m", "qfair_check", "report", "audit.json", "--format", "markdown"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (4, "qfair: error: cannot print: No space left on device\n")
 
 
 def test_a_report_needs_no_torch(saved):
