@@ -193,9 +193,12 @@ def _change(before: Measures, after: Measures) -> str:
     if start is None or end is None:
         return "is not defined"
     change = end - start
-    if not round(change, _FEWEST_DIGITS):
+    if not change:
         return f"stays at {start:.3f}"
-    return f"{'rises' if change > 0 else 'falls'} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
+    verb = "rises" if change > 0 else "falls"
+    if not round(change, _FEWEST_DIGITS):
+        return f"{verb} by less than 0.001, from {start:.3f}"
+    return f"{verb} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
 
 
 def _insufficient(reported: Reported) -> Markup:

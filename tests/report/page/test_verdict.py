@@ -56,6 +56,13 @@ def test_when_all_limits_hold_the_largest_loss_is_told(make_audit, judged):
     assert banner_of(judged(same)).summary.endswith("No group lost accuracy.")
 
 
+def test_a_loss_too_small_to_show_is_told_from_none(make_audit, judged):
+    made = make_audit({"A": 9000, "B": 9000}, fp32={"A": 8100, "B": 8100}, int8={"A": 8099, "B": 8101})
+    assert banner_of(judged(made)).summary.endswith("(n=9,000) falls by less than 0.001, from 0.900.")
+    broken = banner_of(judged(made, max_group_drop="0"))
+    assert broken.summary.endswith("falls by less than 0.001, from 0.900; overall it stays at 0.900.")
+
+
 def test_what_cannot_be_judged_says_why(make_audit, judged):
     counts = {"A": 20, "B": 10}
     made = make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)
