@@ -77,11 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed, given))
     except QFairError as error:
-        print(f"qfair: error: {as_command_line(str(error))}", file=sys.stderr)
+        print(f"qfair: error: {_printable(as_command_line(str(error)))}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("qfair: interrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _printable(message: str) -> str:
+    """Return the message with what a terminal could take for a command escaped, such as in the name of a file."""
+    from qfair_check.judge.text import printable
+
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -141,8 +141,10 @@ def report_command(
             audit,
             judge_audit(audit, judging.limits, min_group_size=judging.min_group_size),
             judging.insufficient,
+            judging.min_group_size,
+            _argument(path),
         )
-        for name, audit in zip(short_names(paths), audits, strict=True)
+        for name, path, audit in zip(short_names(paths), paths, audits, strict=True)
     ]
     if form == "markdown":
         from qfair_check.report.markdown import render_markdown
@@ -151,7 +153,7 @@ def report_command(
     else:
         from qfair_check.report.page.page import render_page
 
-        text = render_page(reported, rerun=[("qfair", "gate", path, *judge_arguments) for path in paths])
+        text = render_page(reported, rerun=[("qfair", "gate", one.path, *judge_arguments) for one in reported])
     if target is None:
         _print(text.rstrip("\n"))
         return 0
@@ -161,6 +163,11 @@ def report_command(
         raise InputError(f"cannot write the report {printable(str(out))}: {error.strerror or error}") from error
     _print(f"report written to {printable(str(out))}")
     return 0
+
+
+def _argument(path: str) -> str:
+    """Return the path so that no command takes it for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _report_target(out: str, paths: Sequence[str]) -> Path:
@@ -173,10 +180,13 @@ def _report_target(out: str, paths: Sequence[str]) -> Path:
 
 def _target(out: str) -> Path:
     target = Path(out)
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
-    if target.is_dir():
+    folder = target.absolute().parent
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a folder is closed to the user
+        raise OptionError(f"--out {out}: there is no folder {folder}")
+    if os.path.isdir(target):  # noqa: PTH112
         raise OptionError(f"--out {out} is a folder: name a file in it")
+    if os.path.exists(target) and not os.path.isfile(target):  # noqa: PTH110, PTH113
+        raise OptionError(f"--out {out} is a device or a pipe: name a file")
     return target
 
 
@@ -256,9 +266,17 @@ def _columns() -> int:
 
 
 def _print(text: str) -> None:
-    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing."""
+    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written, such as into a file on a full disk.
+    """
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes when Python ends
+        if not isinstance(error, BrokenPipeError):
+            raise InputError(f"cannot print: {error.strerror or error}") from error

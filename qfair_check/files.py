@@ -1,5 +1,6 @@
 """Write a file whole or not at all."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -13,8 +14,10 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        If the folder cannot be written; nothing is left behind.
+        If the folder cannot be written, or `path` is a device, a pipe or a folder; nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file, and would be replaced")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     temporary = Path(name)
     try:

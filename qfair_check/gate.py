@@ -156,7 +156,13 @@ class Gate:
         is_told = bool(verdicts) or (self._is_used and self.is_gating)
         if not is_told or self._audit is None:
             return None
-        return Reported(self._audit.inputs.model, self._audit, verdicts, self.judging.insufficient)
+        return Reported(
+            self._audit.inputs.model,
+            self._audit,
+            verdicts,
+            self.judging.insufficient,
+            self.judging.min_group_size,
+        )
 
     def items(self) -> list[tuple[str, str]]:
         """Return check and precision of each item: all, or those whose ids stand on the command line."""

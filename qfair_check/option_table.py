@@ -1,6 +1,7 @@
 """Every option, once: the plugin offers it as ``--qfair-NAME`` and ``qfair_NAME``, the command line as ``--NAME``."""
 
 import argparse
+import re
 from typing import NamedTuple
 
 from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS
@@ -31,9 +32,12 @@ def not_empty(given: str) -> str:
     return given
 
 
+_PYTEST_NAME = re.compile(r"--qfair-(?!json\b)")
+
+
 def as_command_line(text: str) -> str:
-    """Return a message with the names that options have in the command ``qfair``."""
-    return text.replace("--qfair-", "--")
+    """Return a message with the option names of the command ``qfair``, which has no ``--qfair-json``."""
+    return _PYTEST_NAME.sub("--", text)
 
 
 MODEL_OPTIONS = (

@@ -59,3 +59,12 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     target = tmp_path / f"{'n' * 250}.json"
     replace_file(target, b"x")
     assert target.read_bytes() == b"x"
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        replace_file(pipe, b"new")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]

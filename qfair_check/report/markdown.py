@@ -21,7 +21,7 @@ _WORST, _NOTHING = "▼", "-"
 _NUMBER, _TEXT = "---:", "---"
 
 # What GitHub reads as mention, reference or emoji after markdown is done: an element of its own keeps it apart.
-_APART = re.compile(r"[@#]|:(?=[\w+-]+:)")
+_APART = re.compile(r"[@#]|:(?=[\w+-]+:)|(?<=\bGH)-(?=\d)")
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|~&$^!]|:(?=\S)|(?<=www)\.|^[-+=]|^\d(?=\d*[.)])", re.IGNORECASE)
 _EITHER = re.compile(f"(?P<apart>{_APART.pattern})|{_SPECIAL.pattern}", re.IGNORECASE)
 _TAG = re.compile(r"(</?(?:strong|bdi|code)>)")

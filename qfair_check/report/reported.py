@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qfair_check.judge.checks import Insufficient
+from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, Insufficient
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit
 
@@ -21,12 +21,18 @@ class Reported:
         On every limit at every precision where it binds.
     insufficient : str
         What becomes of verdicts that could not be reached: ``fail``, ``warn`` or ``pass``.
+    min_group_size : int
+        Samples that a group needs to be judged.
+    path : str
+        Where the audit is, as a command names it; empty where nobody knows.
     """
 
     name: str
     audit: Audit
     verdicts: tuple[Verdict, ...]
     insufficient: Insufficient = "fail"
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE
+    path: str = ""
 
     def outcome(self, precision: str | None = None) -> Outcome:
         """Return how the audit, or one precision of it, fares: a broken limit wins over one that cannot be judged."""

@@ -1,5 +1,6 @@
 """Every exhibit of an audit, in the order of the paper's figures."""
 
+from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE
 from qfair_check.judge.text import printable
 from qfair_check.record import Audit
 from qfair_check.report.figures.accounts import account_exhibit
@@ -17,7 +18,9 @@ from qfair_check.report.figures.steepness import gradient_exhibit, lambda_exhibi
 from qfair_check.report.figures.weights import weight_change_exhibit, weight_distribution_exhibit
 
 
-def exhibits(audit: Audit, prefix: str = "") -> tuple[tuple[Exhibit, ...], tuple[Absent, ...]]:
+def exhibits(
+    audit: Audit, prefix: str = "", *, min_group_size: int = DEFAULT_MIN_GROUP_SIZE
+) -> tuple[tuple[Exhibit, ...], tuple[Absent, ...]]:
     """Return what the audit can show, and what it cannot and why.
 
     Parameters
@@ -25,6 +28,8 @@ def exhibits(audit: Audit, prefix: str = "") -> tuple[tuple[Exhibit, ...], tuple
     audit : Audit
     prefix : str
         What keys begin with; distinct where a page shows several audits.
+    min_group_size : int
+        As in `front_exhibit`.
     """
     told = [
         accuracy_exhibit(audit, key=f"{prefix}accuracy"),
@@ -39,7 +44,7 @@ def exhibits(audit: Audit, prefix: str = "") -> tuple[tuple[Exhibit, ...], tuple
         lambda_exhibit(audit, key=f"{prefix}lambda"),
         log_lambda_exhibit(audit, key=f"{prefix}log-lambda"),
         account_exhibit(audit, key=f"{prefix}account"),
-        _front(audit, f"{prefix}front"),
+        _front(audit, f"{prefix}front", min_group_size),
     ]
     return (
         tuple(one for one in told if isinstance(one, Exhibit)),
@@ -47,11 +52,11 @@ def exhibits(audit: Audit, prefix: str = "") -> tuple[tuple[Exhibit, ...], tuple
     )
 
 
-def _front(audit: Audit, key: str) -> Exhibit | Absent:
+def _front(audit: Audit, key: str, min_group_size: int) -> Exhibit | Absent:
     if not audit.quantized:
         reason = "the audit holds no quantized precision: name one with --bits"
         return Absent(TITLE, SOURCE, reason)
     if all(result.fvo is None for result in audit.precisions):
         reason = f"FVO is not defined: {printable(audit.fp32.undefined.get('fvo', 'the audit gives no reason'))}"
         return Absent(TITLE, SOURCE, reason)
-    return front_exhibit(["the audit"], [audit], key)
+    return front_exhibit(["the audit"], [audit], key, min_group_size=min_group_size)

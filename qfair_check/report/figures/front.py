@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import dist
 
 from qfair_check.gaps import exact_fvo
+from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE
 from qfair_check.judge.pareto import Standing, candidates_of, standings
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import printable, shown_name
@@ -49,7 +50,13 @@ class _Point:
         return None if self.accuracy is None or self.fvo is None else (float(self.fvo), float(self.accuracy))
 
 
-def front_exhibit(names: Sequence[str], audits: Sequence[Audit], key: str = "front") -> Exhibit:
+def front_exhibit(
+    names: Sequence[str],
+    audits: Sequence[Audit],
+    key: str = "front",
+    *,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+) -> Exhibit:
     """Return overall accuracy against FVO for every precision of every audit, with the Pareto front.
 
     Parameters
@@ -60,6 +67,8 @@ def front_exhibit(names: Sequence[str], audits: Sequence[Audit], key: str = "fro
         Of the same groups, each with a quantized precision.
     key : str
         Distinct within a page: ids begin with it.
+    min_group_size : int
+        Samples that a group needs for the accuracies to tell who is on the front.
 
     Raises
     ------
@@ -68,7 +77,7 @@ def front_exhibit(names: Sequence[str], audits: Sequence[Audit], key: str = "fro
     OptionError
         If one of them holds fp32 only.
     """
-    found = _points(audits, standings(candidates_of(audits, names)))
+    found = _points(audits, standings(candidates_of(audits, names, min_group_size=min_group_size)))
     front = [point for point in found if point.standing is not None and point.standing.outcome is Outcome.PASS]
     drawn = [point for point in found if point.place is not None]
     alt = f"Scatter plot; on the Pareto front: {', '.join(_name(point, names) for point in front) or 'none'}."

@@ -74,7 +74,7 @@ def _by_layer(audit: Audit, failed: list[str]) -> list[Step]:
 
 
 def _look_closer(reported: Reported) -> list[Step]:
-    name = shlex.quote(printable(reported.name))
+    name = shlex.quote(printable(reported.path or reported.name))
     if reported.audit.settings.curvature is None:
         why = Step("Learn which layer hurts which group: measure again with this option, then run qfair explain:")
         return [Step(why.text, "--curvature"), Step("See what quantization did to each layer:", f"qfair layers {name}")]

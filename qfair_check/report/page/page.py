@@ -21,7 +21,7 @@ from qfair_check.report.page.group_table import GroupTable, accuracy_table, curv
 from qfair_check.report.page.next_steps import Step, next_steps
 from qfair_check.report.page.provenance import Fact, facts_of
 from qfair_check.report.page.verdict import Banner, LimitRow, banner_of, limit_rows
-from qfair_check.report.page.words import as_command_line, bidi_name
+from qfair_check.report.page.words import as_command_line, bidi_name, brief, file_name
 from qfair_check.report.reported import Reported
 
 _PACKAGE = "qfair_check.report.page"
@@ -83,7 +83,7 @@ def render_page(reported: Sequence[Reported], *, rerun: Sequence[Sequence[str]] 
 
 
 def _section(one: Reported, prefix: str, rerun: Sequence[str]) -> _Section:
-    shown, absent = exhibits(one.audit)
+    shown, absent = exhibits(one.audit, min_group_size=one.min_group_size)
     return _Section(
         prefix,
         f" of {one.name}" if prefix else "",
@@ -102,14 +102,15 @@ def _section(one: Reported, prefix: str, rerun: Sequence[str]) -> _Section:
 def _front(reported: Sequence[Reported]) -> tuple[Exhibit | None, Absent | None]:
     """Return the front over all audits, or why there is none."""
     try:
-        return front_exhibit([one.name for one in reported], [one.audit for one in reported]), None
+        names, audits = [one.name for one in reported], [one.audit for one in reported]
+        return front_exhibit(names, audits, min_group_size=reported[0].min_group_size), None
     except QFairError as error:
         return None, Absent(TITLE, SOURCE, str(error))
 
 
 def _title(reported: Sequence[Reported]) -> str:
     if len(reported) == 1:
-        return f"{reported[0].audit.inputs.model}: quantization fairness report"
+        return f"{brief(file_name(reported[0].audit.inputs.model))}: quantization fairness report"
     return f"{', '.join(one.name for one in reported)}: quantization fairness report"
 
 
@@ -139,6 +140,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["brief"] = brief
+    environment.filters["file_name"] = file_name
     environment.filters["svg"] = _with_prefixed_ids
     return environment
 

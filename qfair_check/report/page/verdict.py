@@ -1,6 +1,6 @@
 """The verdict of one audit: a word, one sentence on who is hurt, and every limit with its value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,6 +16,7 @@ from qfair_check.report.reported import Reported
 _ORDER = (Outcome.FAIL, Outcome.INSUFFICIENT, Outcome.PASS)
 _NOTHING = "-"
 _FEWEST_DIGITS, _MOST_DIGITS = 3, 9
+_CHANGE_OF = {"fvo-increase": "FVO ", "accuracy-drop": "accuracy "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ def banner_of(reported: Reported) -> Banner:
         broken = sum(verdict.outcome is Outcome.FAIL for verdict in verdicts)
         where = all_of(precisions_that(reported, Outcome.FAIL))
         meaning = f"{broken:,} of {held} {'is' if broken == 1 else 'are'} broken, at {where}"
+        unsure = sum(verdict.outcome is Outcome.INSUFFICIENT for verdict in verdicts)
+        meaning += f"; {unsure:,} cannot be judged" if unsure else ""
         return Banner("FAIL", "fail", meaning, _fail(reported))
     unsure = sum(verdict.outcome is Outcome.INSUFFICIENT for verdict in verdicts)
     meaning = f"{unsure:,} of {held} cannot be judged, and none is broken"
@@ -121,9 +124,11 @@ def _unjudged(audit: Audit) -> Markup:
 
 def _pass(reported: Reported) -> Markup:
     precisions = precisions_that(reported, Outcome.PASS)
+    limited = {verdict.precision for verdict in reported.verdicts if verdict.check == "group-drop"}
+    held = "No group lost more than the limits allow" if limited.issuperset(precisions) else "Every limit holds"
     return joined(
         [
-            Markup("No group lost more than the limits allow at {}.").format(all_of(precisions)),
+            Markup("{} at {}.").format(held, all_of(precisions)),
             _widest_loss(reported.audit, precisions),
         ]
     )
@@ -137,8 +142,13 @@ def _widest_loss(audit: Audit, precisions: Sequence[str]) -> Markup:
         if worst is not None:
             losses.append((result.groups[worst].accuracy_drop or 0.0, result))
     if not losses:
-        return Markup("No group lost accuracy.")
+        return Markup("{}.").format(_no_loss(map(audit.at, precisions)))
     return Markup("The largest loss is at {}.").format(_loss(audit, max(losses, key=lambda loss: loss[0])[1]))
+
+
+def _no_loss(results: Iterable[PrecisionResult]) -> str:
+    known = all(group.accuracy_drop is not None for result in results for group in result.groups)
+    return "No group lost accuracy" if known else "No group is known to have lost accuracy"
 
 
 def _fail(reported: Reported) -> Markup:
@@ -151,6 +161,9 @@ def _fail(reported: Reported) -> Markup:
     if passed:
         holds = "hold" if len(passed) > 1 else "holds"
         parts.append(Markup("{} {} every limit.").format(all_of(passed), holds))
+    unsure = precisions_that(reported, Outcome.INSUFFICIENT)
+    if unsure:
+        parts.append(Markup("Not every limit can be judged at {}.").format(all_of(unsure)))
     return joined(parts)
 
 
@@ -161,7 +174,7 @@ def _who_is_hurt(reported: Reported, result: PrecisionResult) -> Markup:
         return Markup("At {}; overall it {}.").format(_loss(audit, result), overall)
     broken = next(v for v in reported.verdicts if v.precision == result.precision and v.outcome is Outcome.FAIL)
     headline = describe(broken, audit).splitlines()[0]
-    return Markup("{}. No group lost accuracy there.").format(headline[0].upper() + headline[1:])
+    return Markup("{}. {} there.").format(headline[0].upper() + headline[1:], _no_loss([result]))
 
 
 def _loss(audit: Audit, result: PrecisionResult) -> Markup:
@@ -180,19 +193,27 @@ def _change(before: Measures, after: Measures) -> str:
     if start is None or end is None:
         return "is not defined"
     change = end - start
-    if not round(change, _FEWEST_DIGITS):
+    if not change:
         return f"stays at {start:.3f}"
-    return f"{'rises' if change > 0 else 'falls'} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
+    verb = "rises" if change > 0 else "falls"
+    if not round(change, _FEWEST_DIGITS):
+        return f"{verb} by less than 0.001, from {start:.3f}"
+    return f"{verb} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
 
 
 def _insufficient(reported: Reported) -> Markup:
     doubted = [verdict for verdict in reported.verdicts if verdict.outcome is Outcome.INSUFFICIENT]
     reasons = list(dict.fromkeys(reason for verdict in doubted for reason in verdict.reasons))
     precisions = list(dict.fromkeys(verdict.precision for verdict in doubted))
+    there = list(dict.fromkeys(verdict.precision for verdict in doubted if reasons[0] in verdict.reasons))
+    elsewhere = [precision for precision in precisions if precision not in there]
     first = as_command_line(printable(reasons[0]))
     more = f" (and {counted(len(reasons) - 1, 'reason')} more)" if len(reasons) > 1 else ""
-    parts = [Markup("At {}: {}{}.").format(all_of(precisions), first, more)]
-    parts.append(Markup("Limits that can be judged hold."))
+    parts = [Markup("At {}: {}{}.").format(all_of(there), first, more)]
+    if elsewhere:
+        parts.append(Markup("Not every limit can be judged at {} either.").format(all_of(elsewhere)))
+    if len(doubted) < len(reported.verdicts):
+        parts.append(Markup("Limits that can be judged hold."))
     if not reported.is_refused:
         parts.append(Markup("A gate with <code>--insufficient={}</code> goes on.").format(reported.insufficient))
     return joined(parts)
@@ -242,7 +263,10 @@ def _side(value: Fraction, limit: Fraction) -> int:
 
 
 def _baseline(verdict: Verdict, check: Check) -> str:
-    return _NOTHING if verdict.baseline is None else _number(verdict.baseline, check, _FEWEST_DIGITS)
+    """Return the value at fp32; of a change from fp32 what it is a change of."""
+    if verdict.baseline is None:
+        return _NOTHING
+    return _CHANGE_OF.get(check.name, "") + _number(verdict.baseline, check, _FEWEST_DIGITS)
 
 
 def _concerned(verdict: Verdict, check: Check, audit: Audit) -> tuple[Concerned, ...]:

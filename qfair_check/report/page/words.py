@@ -1,24 +1,46 @@
 """Names and numbers as the page writes them."""
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 
 from markupsafe import Markup
 
-from qfair_check.judge.text import printable
+from qfair_check.judge.text import shown_name
 
 MINUS = "−"
 UNDEFINED = "undefined"
+_BRIEF = 100
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+def brief(text: str) -> str:
+    """Return a text fit to stand above the verdict: what is longer than a line is cut off, and says so."""
+    return shown_name(text, _BRIEF)
 
 
 def bidi_name(name: str) -> Markup:
     """Return a name that the user chose, set apart so that its writing direction does not scramble the line.
+
+    It is `brief`.
 
     Examples
     --------
     >>> bidi_name("</table>")
     Markup('<bdi>&lt;/table&gt;</bdi>')
     """
-    return Markup("<bdi>{}</bdi>").format(printable(name))
+    return Markup("<bdi>{}</bdi>").format(brief(name))
+
+
+def file_name(path: str) -> str:
+    """Return the last part of a path, whichever system it is of; what is no path stays as it is.
+
+    Examples
+    --------
+    >>> file_name("/models/faces/resnet18.pt"), file_name("package.module:make")
+    ('resnet18.pt', 'package.module:make')
+    """
+    return (PureWindowsPath(path) if _WINDOWS.match(path) else PurePosixPath(path)).name or path
 
 
 def signed(value: float, digits: int = 3) -> str:

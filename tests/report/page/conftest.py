@@ -103,12 +103,12 @@ def drawn(monkeypatch) -> None:
             Table(["group", "int<4>"], rows),
         )  # fmt: skip
 
-    def exhibits(audit):
+    def exhibits(audit, *, min_group_size):
         absent = Absent("Missing <one>", "Fig. 8", "curvature was not measured: --qfair-curvature")
         return (exhibit("accuracy", list(audit.groups)),), (absent,)
 
     monkeypatch.setattr(page, "exhibits", exhibits)
-    monkeypatch.setattr(page, "front_exhibit", lambda names, audits: exhibit("front", list(names)))
+    monkeypatch.setattr(page, "front_exhibit", lambda names, audits, *, min_group_size: exhibit("front", list(names)))
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +116,6 @@ def judged() -> Callable[..., Reported]:
     def make(audit, *, name="a.json", min_group_size=30, insufficient="fail", **limits) -> Reported:
         """Return the audit judged by the gate's limits and these: `judged(audit, max_fvo="0.2")`."""
         verdicts = judge_audit(audit, gate_limits(limits), min_group_size=min_group_size)
-        return Reported(name, audit, verdicts, insufficient)
+        return Reported(name, audit, verdicts, insufficient, min_group_size)
 
     return make

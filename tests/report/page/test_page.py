@@ -149,13 +149,40 @@ def test_an_exhibit_has_its_drawing_its_reading_and_its_numbers(audit, judged, p
     assert [[c.text for c in row.inner] for row in table.one("tbody").all("tr")] == [["zero", "0.5"], ["eight", "0.5"]]
 
 
+def test_files_have_their_names_on_top_and_their_paths_in_the_provenance(audit, judged, parse):
+    inputs = replace(audit.inputs, model="/models/faces/m.safetensors", data="C:\\data\\faces.csv")
+    reported = judged(replace(audit, inputs=inputs))
+    parsed = parse(render_page([reported]))
+    assert parsed.one("title").text == "m.safetensors: quantization fairness report"
+    assert parsed.one("h1").text == "m.safetensors"
+    assert "data faces.csv ·" in parsed.one("p", "meta").text
+    told = parsed.one("div", "provenance").text
+    assert "/models/faces/m.safetensors" in told
+    assert "C:\\data\\faces.csv" in told
+    both = parse(render_page([reported, replace(reported, name="b.json")]))
+    assert [meta.text.split(" ")[0] for meta in both.all("p", "meta")] == ["m.safetensors"] * 2
+
+
+def test_no_text_is_so_long_that_it_hides_the_verdict(make_audit, judged, parse):
+    long = "x" * 10_000
+    counts = {long: 50, "B": 50}
+    made = make_audit(counts, fp32=counts, int4={long: 20, "B": 50})
+    inputs = replace(made.inputs, model=long, data=long, architecture=long)
+    settings, run = replace(made.settings, scheme=long), replace(made.run, created=long)
+    parsed = parse(render_page([judged(replace(made, inputs=inputs, settings=settings, run=run))]))
+    tops = [parsed.one("title"), parsed.one("h1"), parsed.one("p", "meta"), *parsed.one("div", "banner").all("p")]
+    assert all("x…" in top.text or "x" * 9 not in top.text for top in tops)
+    assert max(len(top.text) for top in tops) < 700
+    assert [fact.text for fact in parsed.one("div", "provenance").all("code")].count(long) == 4
+
+
 def test_what_is_missing_is_listed_with_the_option_that_brings_it(audit, judged, parse):
     (missing,) = parse(render_page([judged(audit)])).one("ul", "absent").all("li")
     assert missing.text == "Missing <one> Fig. 8: curvature was not measured: --curvature"
 
 
 def test_nothing_is_said_to_be_missing_when_nothing_is(audit, judged, parse, monkeypatch):
-    monkeypatch.setattr(page, "exhibits", lambda audit: ((), ()))
+    monkeypatch.setattr(page, "exhibits", lambda audit, *, min_group_size: ((), ()))
     parsed = parse(render_page([judged(audit)]))
     assert "What is not in this report" not in parsed.text
 
@@ -202,7 +229,7 @@ def test_several_audits_stand_side_by_side(audit, passing, judged, parse):
 
 
 def test_audits_of_different_groups_are_not_compared_by_group(audit, make_audit, judged, parse, monkeypatch):
-    def refuse(names, audits):
+    def refuse(names, audits, *, min_group_size):
         raise InputError("a.json and b.json cannot be <compared>")
 
     monkeypatch.setattr(page, "front_exhibit", refuse)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -55,6 +56,13 @@ def test_when_all_limits_hold_the_largest_loss_is_told(make_audit, judged):
     assert banner_of(judged(same)).summary.endswith("No group lost accuracy.")
 
 
+def test_a_loss_too_small_to_show_is_told_from_none(make_audit, judged):
+    made = make_audit({"A": 9000, "B": 9000}, fp32={"A": 8100, "B": 8100}, int8={"A": 8099, "B": 8101})
+    assert banner_of(judged(made)).summary.endswith("(n=9,000) falls by less than 0.001, from 0.900.")
+    broken = banner_of(judged(made, max_group_drop="0"))
+    assert broken.summary.endswith("falls by less than 0.001, from 0.900; overall it stays at 0.900.")
+
+
 def test_what_cannot_be_judged_says_why(make_audit, judged):
     counts = {"A": 20, "B": 10}
     made = make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)
@@ -66,6 +74,36 @@ def test_what_cannot_be_judged_says_why(make_audit, judged):
     )
     lenient = banner_of(judged(made, insufficient="warn"))
     assert lenient.summary.endswith("A gate with <code>--insufficient=warn</code> goes on.")
+
+
+def test_a_reason_is_told_of_the_precisions_where_it_holds(make_audit, judged):
+    counts = {"A": 40, "B": 40}
+    made = make_audit({"A": 50, "B": 50}, fp32=counts, int8={"A": 40, "B": None}, int4={"A": None, "B": 40})
+    summary = banner_of(judged(made)).summary
+    assert summary.startswith("At int8: group B")
+    assert "Not every limit can be judged at int4 either." in summary
+    assert "Limits that can be judged hold." not in summary
+
+
+def test_what_cannot_be_judged_is_told_beside_what_is_broken(make_audit, judged):
+    counts = {"A": 45, "B": 45, "C": 20}
+    made = make_audit({"A": 50, "B": 50, "C": 25}, fp32=counts, int8=counts, int4={"A": 20, "B": 45, "C": 20})
+    banner = banner_of(judged(made, min_group_size=20, max_accuracy_drop="0.5"))
+    assert banner.meaning == "2 of 6 limits are broken, at int4"
+    banner = banner_of(judged(made, max_accuracy_drop="0.5"))
+    assert (banner.word, banner.meaning) == ("FAIL", "2 of 6 limits are broken, at int4; 2 cannot be judged")
+    assert banner.summary.endswith("Not every limit can be judged at int8.")
+
+
+def test_a_group_whose_accuracy_is_not_defined_is_not_said_to_have_lost_none(make_audit):
+    made = make_audit({"A": 50, "B": 50}, fp32={"A": 40, "B": 40}, int8={"A": 40, "B": None})
+    sparse = Verdict("sparsity", "int8", Decimal("0.5"), Fraction(0), None, Outcome.PASS, None, None, ())
+    banner = banner_of(Reported("a.json", made, (sparse,)))
+    assert banner.summary == "Every limit holds at int8. No group is known to have lost accuracy."
+    broken = replace(sparse, measured=Fraction(3, 4), outcome=Outcome.FAIL)
+    assert banner_of(Reported("a.json", made, (broken,))).summary.endswith(
+        "No group is known to have lost accuracy there."
+    )
 
 
 def test_without_a_limit_nothing_is_judged(audit, make_audit):
@@ -86,9 +124,9 @@ def test_broken_limits_come_first(audit, judged):
     rows = limit_rows(judged(audit))
     assert [row.outcome for row in rows] == [Outcome.FAIL] * 6 + [Outcome.PASS] * 3
     assert [(row.phrase, row.precision, row.measured, row.limit, row.baseline) for row in rows[:3]] == [
-        ("FVO increase", "int4", "0.126", "0.05", "0.356"),
+        ("FVO increase", "int4", "0.126", "0.05", "FVO 0.356"),
         ("worst group's accuracy drop", "int4", "0.126", "0.05", "-"),
-        ("overall accuracy drop", "int4", "0.062", "0.02", "0.824"),
+        ("overall accuracy drop", "int4", "0.062", "0.02", "accuracy 0.824"),
     ]
     concerned = [(one.role, one.name, one.samples, one.value) for one in rows[0].concerned]
     assert concerned == [
