@@ -152,11 +152,13 @@ class Gate:
 
     def reported(self) -> Reported | None:
         """Return the audit with the verdicts so far; None where nothing was measured, or nothing judged or used."""
-        verdicts = tuple(self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged)
+        bound = self._bound()
+        verdicts = tuple(self.verdict(*pair) for pair in bound if node_id(*pair) in self._judged)
         is_told = bool(verdicts) or (self._is_used and self.is_gating)
         if not is_told or self._audit is None:
             return None
-        return Reported(self._audit.inputs.model, self._audit, verdicts, self.judging.insufficient)
+        left_out = len(bound) - len(verdicts)
+        return Reported(self._audit.inputs.model, self._audit, verdicts, self.judging.insufficient, left_out)
 
     def items(self) -> list[tuple[str, str]]:
         """Return check and precision of each item: all, or those whose ids stand on the command line."""

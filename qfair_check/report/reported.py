@@ -21,12 +21,15 @@ class Reported:
         On every limit at every precision where it binds.
     insufficient : str
         What becomes of verdicts that could not be reached: ``fail``, ``warn`` or ``pass``.
+    left_out : int
+        How many limits bind beside those: a run left them out, or ended before them.
     """
 
     name: str
     audit: Audit
     verdicts: tuple[Verdict, ...]
     insufficient: Insufficient = "fail"
+    left_out: int = 0
 
     def outcome(self, precision: str | None = None) -> Outcome:
         """Return how the audit, or one precision of it, fares: a broken limit wins over one that cannot be judged."""

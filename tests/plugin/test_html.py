@@ -320,6 +320,22 @@ def test_what_drawing_warns_of_is_not_of_the_test(monkeypatch, page, saved):
     assert len(shown.extras("qfair::group-drop[int8]")) == 2
 
 
+def test_a_run_that_is_interrupted_is_no_pass(pytester, page, saved):
+    pytester.makeconftest(
+        """
+        import pytest
+
+        def pytest_runtest_teardown(item):
+            pytest.exit("enough")
+        """
+    )
+    result, shown = page("--qfair-bits=8", "--qfair-summary=s.md")
+    assert result.ret == 2
+    assert "INCOMPLETE 1 limit holds, others were not judged" in words(shown.summary)
+    assert "2 limits were not judged in this run" in words(shown.summary)
+    assert (pytester.path / "s.md").read_text(encoding="utf-8").startswith("## ⚠️ INCOMPLETE: ")
+
+
 def test_a_run_that_ends_before_the_gate_says_so(pytester, page, saved):
     pytester.makepyfile(test_it="import nothing_of_that_name")
     result, shown = page()
