@@ -237,7 +237,7 @@ class Gate:
         """Refuse a summary in place of another file of this run."""
         for key in ("audit", "model", "data", "json"):
             path = lookup(self.config)(key)
-            if path and self._summary and self._summary.path == Path(path).absolute():
+            if path and self._summary and self._summary.path.resolve() == Path(path).resolve():
                 raise OptionError(f"--qfair-summary {self._summary} is the file of --qfair-{key}: name another")
 
     def _write_summary(self) -> str:
