@@ -1,23 +1,25 @@
 """Write a file whole or not at all."""
 
-import errno
 import os
 import tempfile
 from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write to a temporary file in the same folder, then rename it over `path`.
+    """Write to a temporary file in the same folder, then rename it over `path`, or over the file that it links to.
 
-    A reader, or a process that is killed, sees the old content or the new, never a part.
+    A reader, or a process that is killed, sees the old content or the new, never a part. What is no regular file,
+    such as ``/dev/null`` or a pipe, is written to as it stands.
 
     Raises
     ------
     OSError
         If the folder cannot be written, or `path` is a device, a pipe or a folder; nothing is left behind.
     """
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file, and would be replaced")
+        path.write_bytes(content)
+        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     temporary = Path(name)
     try:

@@ -152,7 +152,8 @@ class Gate:
 
     def reported(self) -> Reported | None:
         """Return the audit with the verdicts so far; None where nothing was measured, or nothing judged or used."""
-        verdicts = tuple(self.verdict(*pair) for pair in self._bound() if node_id(*pair) in self._judged)
+        bound = self._bound()
+        verdicts = tuple(self.verdict(*pair) for pair in bound if node_id(*pair) in self._judged)
         is_told = bool(verdicts) or (self._is_used and self.is_gating)
         if not is_told or self._audit is None:
             return None
@@ -162,6 +163,7 @@ class Gate:
             verdicts,
             self.judging.insufficient,
             self.judging.min_group_size,
+            left_out=len(bound) - len(verdicts),
         )
 
     def items(self) -> list[tuple[str, str]]:
@@ -242,7 +244,7 @@ class Gate:
         """Refuse a summary in place of another file of this run."""
         for key in ("audit", "model", "data", "json"):
             path = lookup(self.config)(key)
-            if path and self._summary and self._summary.path == Path(path).absolute():
+            if path and self._summary and self._summary.path.resolve() == Path(path).resolve():
                 raise OptionError(f"--qfair-summary {self._summary} is the file of --qfair-{key}: name another")
 
     def _write_summary(self) -> str:

@@ -1,6 +1,7 @@
 """What pytest-html shows of the gate and of tests that use the qfair fixture; registered where ``--html`` is given."""
 
 import hashlib
+import html
 import re
 import warnings
 from collections.abc import Generator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PROVENANCE = "Fairness audit"
 _ID_CELL = '<td class="col-testId">'
+_FIXTURES = frozenset({"qfair_precision", "qfair_audit", "qfair_model", "qfair_data"})
 _REDACTED = "\u2593"  # as pytest-html does
 
 
@@ -98,12 +100,15 @@ class HtmlExtras:
             shown = None
         if shown is None:
             return []
-        from qfair_check.report.fragments.fragments import item_fragments
-
         key = f"qfair-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:12]}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what drawing warns of is not the test's, and must not fail under -W error
-            fragments = item_fragments(*shown, key)
+            try:
+                from qfair_check.report.fragments.fragments import item_fragments
+
+                fragments = item_fragments(*shown, key)
+            except Exception as error:  # such as a broken set-up of matplotlib, which is no reason to end the run
+                fragments = (_undrawn(error),)
         return [
             {"name": None, "format_type": "html", "content": text, "mime_type": None, "extension": None}
             for text in fragments
@@ -123,4 +128,9 @@ class HtmlExtras:
 
 
 def _is_ours(item: pytest.Item) -> bool:
-    return item.nodeid.startswith("qfair::") or "qfair" in getattr(item, "fixturenames", ())
+    return item.nodeid.startswith("qfair::") or not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def _undrawn(error: Exception) -> str:
+    told = html.escape(f"{type(error).__name__}: {error}")
+    return f'<div class="qfair"><p>The tables and figures of this test could not be made: {told}</p></div>'

@@ -61,10 +61,30 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     assert target.read_bytes() == b"x"
 
 
-def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "inner").mkdir()
+    target, link = tmp_path / "inner" / "a.json", tmp_path / "link.json"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    replace_file(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
+def test_a_pipe_is_written_to_and_stays(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no regular file"):
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
         replace_file(pipe, b"new")
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(reader, 10) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_folder_is_not_written(tmp_path):
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path, b"new")

@@ -25,6 +25,8 @@ class Reported:
         Samples that a group needs to be judged.
     path : str
         Where the audit is, as a command names it; empty where nobody knows.
+    left_out : int
+        How many limits bind beside those: a run left them out, or ended before them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Reported:
     insufficient: Insufficient = "fail"
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE
     path: str = ""
+    left_out: int = 0
 
     def outcome(self, precision: str | None = None) -> Outcome:
         """Return how the audit, or one precision of it, fares: a broken limit wins over one that cannot be judged."""

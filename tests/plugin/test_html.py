@@ -320,6 +320,54 @@ def test_what_drawing_warns_of_is_not_of_the_test(monkeypatch, page, saved):
     assert len(shown.extras("qfair::group-drop[int8]")) == 2
 
 
+def test_what_cannot_be_drawn_ends_no_run(monkeypatch, page, saved):
+    def broken(*_):
+        raise ValueError("no such backend: <b>")
+
+    monkeypatch.setattr(qfair_check.report.fragments.fragments, "accuracy_exhibit", broken)
+    result, shown = page()
+    result.assert_outcomes(passed=3, failed=3)
+    (told,) = shown.extras("qfair::group-drop[int8]")
+    assert "could not be made: ValueError: no such backend: <b>" in words(told)
+    Harmless(told)
+
+
+@pytest.mark.parametrize("fixture", ["qfair_audit", "qfair_data"])
+def test_ids_of_tests_of_every_fixture_are_escaped(pytester, page, saved, fixture):
+    pytester.makepyfile(
+        test_it=f"""
+        import pytest
+
+        @pytest.fixture
+        def qfair_data(): pass
+
+        @pytest.mark.parametrize("group", {HOSTILE!r})
+        def test_mine({fixture}, group): pass
+        """
+    )
+    _, shown = page("-k", "mine")
+    for name in HOSTILE:
+        row = shown.test(f"test_it.py::test_mine[{name}]")["resultsTableRow"]
+        assert f"test_mine[{name}]" in html.unescape(row[1])
+        Harmless("".join(row))
+
+
+def test_a_run_that_is_interrupted_is_no_pass(pytester, page, saved):
+    pytester.makeconftest(
+        """
+        import pytest
+
+        def pytest_runtest_teardown(item):
+            pytest.exit("enough")
+        """
+    )
+    result, shown = page("--qfair-bits=8", "--qfair-summary=s.md")
+    assert result.ret == 2
+    assert "INCOMPLETE 1 limit holds, others were not judged" in words(shown.summary)
+    assert "2 limits were not judged in this run" in words(shown.summary)
+    assert (pytester.path / "s.md").read_text(encoding="utf-8").startswith("## ⚠️ INCOMPLETE: ")
+
+
 def test_a_run_that_ends_before_the_gate_says_so(pytester, page, saved):
     pytester.makepyfile(test_it="import nothing_of_that_name")
     result, shown = page()

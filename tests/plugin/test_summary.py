@@ -102,6 +102,15 @@ def test_it_takes_no_place_of_another_file(pytester, saved, key):
     assert (pytester.path / "audit.json").read_bytes() == before
 
 
+def test_a_link_to_another_file_takes_no_place_of_it(pytester, saved):
+    before = (pytester.path / "audit.json").read_bytes()
+    (pytester.path / "link.md").symlink_to("audit.json")
+    result = pytester.runpytest("--qfair-audit=audit.json", "--qfair-summary=link.md")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --qfair-summary link.md is the file of --qfair-audit: name another"])
+    assert (pytester.path / "audit.json").read_bytes() == before
+
+
 def test_a_lost_step_summary_is_a_usage_error(pytester, saved, monkeypatch):
     monkeypatch.setenv(STEP_SUMMARY, "nowhere/s.md")
     result = pytester.runpytest("--qfair-audit=audit.json", "--qfair-summary=github")

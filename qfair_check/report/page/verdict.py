@@ -26,7 +26,7 @@ class Banner:
     Parameters
     ----------
     word : str
-        ``PASS``, ``FAIL``, ``INSUFFICIENT`` or ``NOT JUDGED``.
+        ``PASS``, ``FAIL``, ``INSUFFICIENT``, ``NOT JUDGED``, or ``INCOMPLETE`` where a run judged some limits alone.
     tone : str
         ``pass``, ``fail``, ``insufficient`` or ``none``: how it is coloured, and its icon.
     meaning : str
@@ -74,9 +74,13 @@ def banner_of(reported: Reported) -> Banner:
     """Return the banner of an audit."""
     verdicts = reported.verdicts
     if not verdicts:
-        return Banner("NOT JUDGED", "none", "no limit binds, so nothing was judged", _unjudged(reported.audit))
+        why = "no limit was judged in this run" if reported.left_out else "no limit binds, so nothing was judged"
+        return Banner("NOT JUDGED", "none", why, _unjudged(reported.audit))
     outcome = reported.outcome()
     held = counted(len(verdicts), "limit")
+    if outcome is Outcome.PASS and reported.left_out:
+        meaning = f"{held} {'holds' if len(verdicts) == 1 else 'hold'}, others were not judged"
+        return Banner("INCOMPLETE", "insufficient", meaning, joined([_pass(reported), _left_out(reported)]))
     if outcome is Outcome.PASS:
         return Banner(
             "PASS", "pass", f"all of {held} hold" if len(verdicts) > 1 else "the limit holds", _pass(reported)
@@ -87,10 +91,10 @@ def banner_of(reported: Reported) -> Banner:
         meaning = f"{broken:,} of {held} {'is' if broken == 1 else 'are'} broken, at {where}"
         unsure = sum(verdict.outcome is Outcome.INSUFFICIENT for verdict in verdicts)
         meaning += f"; {unsure:,} cannot be judged" if unsure else ""
-        return Banner("FAIL", "fail", meaning, _fail(reported))
+        return Banner("FAIL", "fail", meaning, joined([_fail(reported), _left_out(reported)]))
     unsure = sum(verdict.outcome is Outcome.INSUFFICIENT for verdict in verdicts)
     meaning = f"{unsure:,} of {held} cannot be judged, and none is broken"
-    return Banner("INSUFFICIENT", "insufficient", meaning, _insufficient(reported))
+    return Banner("INSUFFICIENT", "insufficient", meaning, joined([_insufficient(reported), _left_out(reported)]))
 
 
 def limit_rows(reported: Reported) -> tuple[LimitRow, ...]:
@@ -120,6 +124,16 @@ def _unjudged(audit: Audit) -> Markup:
     if not audit.quantized:
         return Markup("The audit holds fp32 alone, which is the baseline and is never judged.")
     return _widest_loss(audit, [result.precision for result in audit.quantized])
+
+
+def _left_out(reported: Reported) -> Markup:
+    """Return what a run did not get to; empty where it judged every limit."""
+    if not reported.left_out:
+        return Markup()
+    were = "was" if reported.left_out == 1 else "were"
+    return Markup("{} {} not judged in this run: left out, or it ended before.").format(
+        counted(reported.left_out, "limit"), were
+    )
 
 
 def _pass(reported: Reported) -> Markup:
@@ -160,7 +174,8 @@ def _fail(reported: Reported) -> Markup:
     passed = precisions_that(reported, Outcome.PASS)
     if passed:
         holds = "hold" if len(passed) > 1 else "holds"
-        parts.append(Markup("{} {} every limit.").format(all_of(passed), holds))
+        judged = " that was judged" if reported.left_out else ""
+        parts.append(Markup("{} {} every limit{}.").format(all_of(passed), holds, judged))
     unsure = precisions_that(reported, Outcome.INSUFFICIENT)
     if unsure:
         parts.append(Markup("Not every limit can be judged at {}.").format(all_of(unsure)))

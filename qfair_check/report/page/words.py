@@ -85,8 +85,8 @@ def all_of(names: Sequence[str]) -> str:
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
-    """Return sentences with a blank between them."""
-    return Markup(" ").join(parts)
+    """Return sentences with a blank between them; empty ones are left out."""
+    return Markup(" ").join(filter(None, parts))
 
 
 def as_command_line(text: str) -> str:

@@ -63,6 +63,27 @@ def test_a_loss_too_small_to_show_is_told_from_none(make_audit, judged):
     assert broken.summary.endswith("falls by less than 0.001, from 0.900; overall it stays at 0.900.")
 
 
+def test_limits_that_a_run_left_out_are_no_pass(make_audit, judged):
+    counts = {"A": 90, "B": 90}
+    made = make_audit({"A": 100, "B": 100}, fp32=counts, int8=counts)
+    whole = judged(made)
+    part = replace(whole, verdicts=whole.verdicts[:1], left_out=2)
+    banner = banner_of(part)
+    assert (banner.word, banner.tone) == ("INCOMPLETE", "insufficient")
+    assert banner.meaning == "1 limit holds, others were not judged"
+    assert banner.summary.endswith("2 limits were not judged in this run: left out, or it ended before.")
+    none = banner_of(replace(whole, verdicts=(), left_out=3))
+    assert (none.word, none.meaning) == ("NOT JUDGED", "no limit was judged in this run")
+
+
+def test_a_broken_limit_wins_over_those_left_out(audit, judged):
+    banner = banner_of(replace(judged(audit), left_out=1))
+    assert banner.word == "FAIL"
+    assert banner.summary.endswith(
+        "int8 holds every limit that was judged. 1 limit was not judged in this run: left out, or it ended before."
+    )
+
+
 def test_what_cannot_be_judged_says_why(make_audit, judged):
     counts = {"A": 20, "B": 10}
     made = make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)
