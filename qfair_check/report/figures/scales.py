@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 _WIDE_RANGE = 100
+_LARGEST = 1e100  # beyond it, or under its reciprocal, an axis would end at infinity or at zero
 _SHORT_RANGE, _FLAT = 100, 5
 _STEPS = (1, 2, 5, 10)
 
@@ -17,7 +18,7 @@ _STEPS = (1, 2, 5, 10)
 def spans_magnitudes(values: Sequence[float]) -> bool:
     """Return whether the positive ones among the values differ by more than a factor of 100."""
     positive = [value for value in values if value > 0]
-    return bool(positive) and max(positive) > _WIDE_RANGE * min(positive)
+    return bool(positive) and max(positive) / _WIDE_RANGE > min(positive)
 
 
 def limits(values: Sequence[float], *, log: bool, margin: float = 0.05) -> tuple[float, float]:
@@ -34,8 +35,11 @@ def limits(values: Sequence[float], *, log: bool, margin: float = 0.05) -> tuple
     if not values:
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = min(values), max(values)
+    low, high = max(low, -_LARGEST), min(high, _LARGEST)
     if log:
-        room = max((high / low) ** margin, 1.15)
+        low = max(low, 1 / _LARGEST)
+        high = max(low, high)
+        room = max(10 ** (margin * (log10(high) - log10(low))), 1.15)
         return low / room, high * room
     room = (high - low) * margin or abs(low) * 0.1 or 0.1
     return low - room, high + room

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +56,12 @@ def test_ticks_are_short(value, text):
 )
 def test_an_axis_says_that_it_is_logarithmic(room, log, text):
     assert axis_name("loss", room, log=log) == text
+
+
+@pytest.mark.parametrize("values", [[1e-320, 1.0], [1.0, 1e308], [-1e308, 1e308], [5e-324, 1.7e308], [1e-320]])
+@pytest.mark.parametrize("log", [False, True])
+def test_an_axis_ends_at_finite_numbers_whatever_the_values(values, log):
+    low, high = limits([value for value in values if value > 0] if log else values, log=log)
+    assert math.isfinite(high - low)
+    assert low < high
+    assert low > 0 or not log
