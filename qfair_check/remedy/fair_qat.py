@@ -110,8 +110,8 @@ def remediate(
     ----------
     model : Model, torch.nn.Module or path
         Left as it is.
-    train : GroupedData, (x, y) or (x, y, group) of arrays, Dataset, or path
-        A part of it is held out to choose by. It is kept in memory.
+    train : GroupedData, (x, y) or (x, y, group) of arrays, Dataset, TrainingSamples, or path
+        A part of it is held out to choose by. It is kept in memory; give `read_samples` of it to several runs.
     recipe : Recipe
     audited : like `train`, optional
         What the remedy will be audited on: only its group names and the hashes of its inputs are looked at.
@@ -142,7 +142,7 @@ def remediate(
     module = _trainable(subject, recipe)
     device = _device(recipe.device)
     with _own_random_state(device):
-        samples = read_samples(_data(train, subject), seed=recipe.seed)
+        samples = train if isinstance(train, TrainingSamples) else read_samples(_data(train, subject), seed=recipe.seed)
         notices = [*samples.notices, *_audited_notices(audited, subject, samples, recipe.seed)]
         split = split_by_group(
             samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed

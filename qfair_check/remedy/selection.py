@@ -144,12 +144,16 @@ def epochs_without_gain(candidates: Sequence[Candidate], epoch: int) -> int:
 
 def reason(chosen: Candidate, candidates: Sequence[Candidate]) -> str:
     """Say in a sentence why it was chosen."""
-    held = len(eligible(candidates))
-    counts = chosen.counts
+    counts, held = chosen.counts, eligible(candidates)
+    among = f"{len(candidates)} candidates"
+    if any(candidate.is_trained for candidate in candidates):
+        among = (
+            f"{len(held)} of {among}, those within {float(MOST_ACCURACY_LOST):g} of the best overall accuracy of a "
+            "trained one"
+        )
     return (
         f"{chosen}: the least FVO on held-out samples, {float(counts.fvo):.3f} at an overall accuracy of "
-        f"{float(counts.overall_accuracy):.3f}, of {held} of {len(candidates)} candidates within "
-        f"{float(MOST_ACCURACY_LOST):g} of the best overall accuracy of a trained one"
+        f"{float(counts.overall_accuracy):.3f}, among {among}"
     )
 
 
