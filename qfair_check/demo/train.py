@@ -11,6 +11,7 @@ float64, so that it comes out alike on every machine.
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 
 from qfair_check.demo.network import digits_cnn
 from qfair_check.files import replace_file
+
+if TYPE_CHECKING:
+    from qfair_check.inputs.grouped import GroupedData
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 STARVED = (3, 8)
@@ -46,6 +50,14 @@ def split() -> tuple[Tensor, Tensor, NDArray[np.float32], NDArray[np.int64]]:
         rank[mine] = np.arange(mine.sum())
     train = train[~np.isin(y[train], STARVED) | (rank < KEPT)]
     return torch.from_numpy(x[train]), torch.from_numpy(y[train]), x[held_out], y[held_out]
+
+
+def training_data() -> "GroupedData":
+    """Return the digits that the network was trained on, none of which is audited; the class is the group."""
+    from qfair_check.inputs.data import grouped_data
+
+    x, y, _, _ = split()
+    return grouped_data(x, y, classes=NAMES)
 
 
 def train_network(x: Tensor, y: Tensor) -> nn.Module:

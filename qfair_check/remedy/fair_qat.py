@@ -1,0 +1,338 @@
+"""The only composer of a remedy: a model, training data and a recipe in, a fairer quantized model out."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qfair_check.errors import InputError, OptionError
+from qfair_check.inputs.data import as_samples, load_data
+from qfair_check.inputs.model import Model, as_model, load_model
+from qfair_check.quantize.allocation import Allocation
+from qfair_check.quantize.model import copy_of
+from qfair_check.remedy.attach import FrozenModel, LearnedGrid, attach_lsq, freeze_lsq
+from qfair_check.remedy.checkpoint import (
+    EpochRecord,
+    Progressed,
+    frozen_model,
+    frozen_state,
+    load_checkpoint,
+    save_checkpoint,
+)
+from qfair_check.remedy.epoch import (
+    DivergedError,
+    Step,
+    Trainee,
+    epoch_order,
+    oscillating_share,
+    train_epoch,
+    trainee_of,
+)
+from qfair_check.remedy.evaluate import Bench, count_correct, made_candidates
+from qfair_check.remedy.holdout import check_groups, overlap_notice, split_by_group
+from qfair_check.remedy.loss import group_weights
+from qfair_check.remedy.recipe import Recipe
+from qfair_check.remedy.samples import TrainingSamples, digests_of, read_samples
+from qfair_check.remedy.selection import (
+    Candidate,
+    GroupCounts,
+    contenders,
+    epochs_without_gain,
+    is_better,
+    reason,
+    select,
+)
+
+Report = Callable[[Step | EpochRecord], object]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remedy:
+    """A quantized model that was chosen on held-out training samples, and how it came about.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Plain, in eval mode, on the CPU, with dequantized weights.
+    grids : mapping of str to LearnedGrid
+        Codes and grid of each quantized weight.
+    recipe : Recipe
+    group_names : tuple of str
+        In the order of all counts.
+    origin : GroupCounts
+        Of the model as it was given, on the held-out samples.
+    rounded : tuple of Candidate
+        The model rounded without training (PTQ), at the bits asked for alone and with the recipe's allocation.
+    epochs : tuple of EpochRecord
+    chosen : Candidate
+    reason : str
+        Why it was chosen, in a sentence.
+    better_than_ptq : bool
+        Whether it was trained, and has a smaller FVO on the held-out samples than each of `rounded`, or the same at a
+        higher overall accuracy. Those samples may have trained the model as it was given, which favours PTQ.
+    data_bytes : int
+        Memory that the training data took.
+    notices : tuple of str
+        What the user must see: an overlap with audited data, an early end.
+    """
+
+    module: nn.Module
+    grids: Mapping[str, LearnedGrid]
+    recipe: Recipe
+    group_names: tuple[str, ...]
+    origin: GroupCounts
+    rounded: tuple[Candidate, ...]
+    epochs: tuple[EpochRecord, ...]
+    chosen: Candidate
+    reason: str
+    better_than_ptq: bool
+    data_bytes: int
+    notices: tuple[str, ...] = ()
+
+
+def remediate(
+    model: object,
+    train: object,
+    recipe: Recipe,
+    *,
+    audited: object = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Report | None = None,
+) -> Remedy:
+    """Train and quantize a copy of a model by a recipe, and choose among its epochs on held-out samples.
+
+    Parameters
+    ----------
+    model : Model, torch.nn.Module or path
+        Left as it is.
+    train : GroupedData, (x, y) or (x, y, group) of arrays, Dataset, TrainingSamples, or path
+        A part of it is held out to choose by. It is kept in memory; give `read_samples` of it to several runs.
+    recipe : Recipe
+    audited : like `train`, optional
+        What the remedy will be audited on: only its group names and the hashes of its inputs are looked at.
+    checkpoint : path-like, optional
+        Written after each epoch, and gone on from if it is there: the result is that of an uninterrupted run, bit for
+        bit on the same machine and number of threads.
+    progress : callable, optional
+        Called with a `Step` after each batch and an `EpochRecord` after each epoch.
+
+    Raises
+    ------
+    InputError
+        If the model has nothing to quantize or to train, a group is absent from the training data or too small, more
+        than 1% of the audited samples are in it, or the checkpoint is another run's or cannot be written.
+    OptionError
+        If the weights of groups, the allocation or the device make no sense.
+    MeasureError
+        If the model gives no logits.
+
+    Examples
+    --------
+    >>> x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    >>> remedy = remediate(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (x, y), Recipe.of(epochs=2))
+    >>> [record.epoch for record in remedy.epochs], sorted(remedy.grids)
+    ([1, 2], ['0.weight', '2.weight'])
+    """
+    subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
+    module = _trainable(subject, recipe)
+    device = _device(recipe.device)
+    with _own_random_state(device):
+        samples = train if isinstance(train, TrainingSamples) else read_samples(_data(train, subject), seed=recipe.seed)
+        notices = [*samples.notices, *_audited_notices(audited, subject, samples, recipe.seed)]
+        split = split_by_group(
+            samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed
+        )
+        bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
+        origin = count_correct(copy_of(module).float().eval().to(device), bench, split.held_out)
+        work = _Work(subject, module, recipe, bench, origin)
+        rounded = work.rounded()
+        progressed = Progressed((), work.kept(rounded, {}, [candidate for candidate, _ in rounded]))
+        if recipe.strategy != "ptq":
+            path = None if checkpoint is None else Path(checkpoint)
+            progressed = work.trained(progressed, [candidate for candidate, _ in rounded], path, progress)
+    plain = tuple(candidate for candidate, _ in rounded)
+    every = _all_candidates(plain, progressed.records)
+    chosen = select(every)
+    taken = frozen_model(module, progressed.kept[chosen])
+    if progressed.stopped:
+        notices.append(progressed.stopped)
+    better = chosen.is_trained and all(is_better(chosen, candidate) for candidate in plain)
+    if chosen.is_trained and not better:
+        notices.append(
+            f"the held-out samples do not show that training is better than rounding: {float(chosen.counts.fvo):.3f} "
+            f"FVO both ways, and the model knew {float(origin.overall_accuracy):.1%} of them before; the audit tells"
+        )
+    return Remedy(
+        module=taken.module,
+        grids=taken.grids,
+        recipe=recipe,
+        group_names=samples.group_names,
+        origin=origin,
+        rounded=plain,
+        epochs=progressed.records,
+        chosen=chosen,
+        reason=reason(chosen, every),
+        better_than_ptq=better,
+        data_bytes=samples.nbytes,
+        notices=tuple(notices),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A model and its samples, ready to be trained."""
+
+    subject: Model
+    module: nn.Module
+    recipe: Recipe
+    bench: Bench
+    origin: GroupCounts
+
+    def rounded(self) -> list[tuple[Candidate, FrozenModel]]:
+        """Return PTQ at the bits asked for, and with the layers that have others."""
+        mixed = self.recipe.allocation
+        plain = replace(mixed, first_last=None, layer_bits=())
+        made = made_candidates(self._on_grid(self.module, plain), self.bench, None)
+        if mixed != plain:
+            made += made_candidates(self._on_grid(self.module, mixed), self.bench, None, str(mixed))
+        return made
+
+    def trained(
+        self, progressed: Progressed, rounded: Sequence[Candidate], path: Path | None, progress: Report | None
+    ) -> Progressed:
+        """Train for the epochs that are left, or until nothing is gained."""
+        recipe, samples, fit = self.recipe, self.bench.samples, self.bench.split.fit
+        trainee = trainee_of(self._attached() if recipe.trains_grid else self._copy(), recipe)
+        hashes = {"recipe": recipe.sha256, "data": samples.sha256, "model": self.subject.sha256 or ""}
+        if path is not None and path.exists():
+            progressed = load_checkpoint(path, hashes, trainee)
+        weights = None
+        if recipe.group_weights is not None:
+            weights = group_weights(dict(recipe.group_weights), samples.group_names).to(self.bench.device)
+        per_epoch = -(-len(epoch_order(recipe, samples.groups[fit], 0)) // recipe.batch_size)
+        for epoch in range(len(progressed.records), recipe.epochs):
+            if progressed.stopped:
+                break
+            _seed_all(recipe.seed + epoch, self.bench.device)
+            order = fit[epoch_order(recipe, samples.groups[fit], epoch)]
+            batches = samples.batches(order, recipe.batch_size, self.bench.device)
+            try:
+                loss = train_epoch(
+                    trainee, batches, recipe, weights, epoch=epoch, per_epoch=per_epoch, progress=progress
+                )
+            except DivergedError as error:
+                return replace(progressed, stopped=f"training stopped: {error}; epochs before it are kept")
+            made = made_candidates(self._frozen(trainee), self.bench, epoch + 1)
+            record = EpochRecord(
+                epoch + 1,
+                loss,
+                tuple(candidate for candidate, _ in made),
+                count_correct(made[0][1].module, self.bench, self.bench.fit_part()),
+                oscillating_share(trainee),
+            )
+            records = (*progressed.records, record)
+            every = _all_candidates(rounded, records)
+            idle = epochs_without_gain(every, epoch + 1)
+            ended = idle >= recipe.patience and epoch + 1 < recipe.epochs
+            progressed = Progressed(
+                records,
+                self.kept(made, progressed.kept, every),
+                f"training stopped after epoch {epoch + 1}: none of the last {idle} was better" if ended else "",
+            )
+            if path is not None:
+                save_checkpoint(path, hashes, trainee, progressed)
+            if progress:
+                progress(record)
+        return progressed
+
+    def kept(
+        self,
+        made: Sequence[tuple[Candidate, FrozenModel]],
+        before: Mapping[Candidate, Mapping[str, Any]],
+        every: Sequence[Candidate],
+    ) -> dict[Candidate, Mapping[str, Any]]:
+        """Return the states of those candidates that can still be chosen."""
+        new = dict(made)
+        return {
+            candidate: before[candidate] if candidate in before else frozen_state(new[candidate])
+            for candidate in contenders(every)
+        }
+
+    def _copy(self) -> nn.Module:
+        return copy_of(self.module).float().to(self.bench.device)
+
+    def _attached(self) -> nn.Module:
+        return self._with_grid(self._copy(), self.recipe.allocation)
+
+    def _frozen(self, trainee: Trainee) -> FrozenModel:
+        if self.recipe.trains_grid:
+            return freeze_lsq(trainee.module)
+        return self._on_grid(trainee.module, self.recipe.allocation)
+
+    def _on_grid(self, module: nn.Module, allocation: Allocation) -> FrozenModel:
+        return freeze_lsq(self._with_grid(module, allocation))
+
+    def _with_grid(self, module: nn.Module, allocation: Allocation) -> nn.Module:
+        example = self.bench.samples.take(self.bench.split.fit[:1], self.bench.device)
+        on_device = copy_of(module).to(self.bench.device)
+        return attach_lsq(on_device, self.recipe.bits, self.recipe.scheme, allocation=allocation, batch=example.inputs)
+
+
+def _all_candidates(rounded: Sequence[Candidate], records: Sequence[EpochRecord]) -> list[Candidate]:
+    return [*rounded, *(candidate for record in records for candidate in record.candidates)]
+
+
+def _data(given: object, subject: Model) -> Any:
+    return load_data(given, model=subject) if isinstance(given, str | os.PathLike) else as_samples(given)
+
+
+def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, seed: int) -> Iterator[str]:
+    if audited is None:
+        return
+    digests, names = digests_of(_data(audited, subject), seed=seed)
+    check_groups(samples.group_names, names)
+    if told := overlap_notice(samples.digests, digests):
+        yield told
+
+
+def _trainable(subject: Model, recipe: Recipe) -> nn.Module:
+    if subject.module is None:
+        raise InputError("the model is a plain callable and has no weights to train: give a torch.nn.Module")
+    if recipe.strategy != "ptq" and not any(value.requires_grad for value in subject.module.parameters()):
+        raise InputError(
+            f"no parameter of {type(subject.module).__name__} takes a gradient, so that nothing can be trained: call "
+            "requires_grad_(True) on what should be"
+        )
+    return subject.module
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"the device {name!r} cannot be used ({str(error).splitlines()[0]}): give cpu") from error
+    return device
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random numbers as they are, and keep a GPU's arithmetic exact and repeatable."""
+    is_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_gpu else []):
+        if not is_gpu:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+
+
+def _seed_all(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
