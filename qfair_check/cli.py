@@ -13,6 +13,7 @@ from qfair_check.option_table import (
     MEASURE_OPTIONS,
     MIN_GROUP_SIZE,
     MODEL_OPTIONS,
+    REMEDIATE_OPTIONS,
     Option,
     as_command_line,
     not_empty,
@@ -61,6 +62,15 @@ _REPORT_EXAMPLES = """examples:
 
 exit codes: 0 the report is written, whatever it says, 2 interrupted, 4 an audit cannot be read, the report cannot
 be written, or an option makes no sense
+"""
+
+_REMEDIATE_EXAMPLES = """examples:
+  qfair remediate demo --bits 2 --out fair.safetensors
+  qfair remediate model.safetensors --arch resnet18 --data faces.csv --label race --split test \\
+    --train faces.csv --train-split train --bits 4 --max-fvo 0.3 --out fair_int4.safetensors
+
+exit codes: 0 the new model passes every limit and is better than rounding without training, 1 it is not,
+2 interrupted (--resume goes on), 4 something cannot be read or measured, or an option makes no sense
 """
 
 
@@ -156,6 +166,18 @@ def _parser() -> argparse.ArgumentParser:
     _add(report, JUDGE_OPTIONS)
     report.set_defaults(run=_report)
 
+    remediate = _command(
+        commands, "remediate", "train a fairer quantized model, and audit what came of it", _REMEDIATE_EXAMPLES
+    )
+    remediate.add_argument(
+        "model", type=not_empty, metavar="MODEL", help="the model that the gate refused: a file as for audit, or demo"
+    )
+    _add(remediate, MODEL_OPTIONS + DATA_OPTIONS + REMEDIATE_OPTIONS + JUDGE_OPTIONS)
+    remediate.add_argument(
+        "--out", type=not_empty, metavar="FILE", required=True, help="where the model goes (.safetensors)"
+    )
+    remediate.set_defaults(run=_remediate)
+
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
     demo.add_argument(
         "--out", metavar="FOLDER", default="qfair-demo", help="where audit.json goes (default: qfair-demo)"
@@ -237,6 +259,12 @@ def _report(parsed: argparse.Namespace, given: Sequence[str]) -> int:
         for argument in (f"--{option.name}", value)
     ]
     return report_command(parsed.audits, parsed.out, parsed.format, judging, judge_arguments=again)
+
+
+def _remediate(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.remediate_command import remediate_from
+
+    return remediate_from(_lookup(parsed), parsed.out)
 
 
 def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:

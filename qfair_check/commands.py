@@ -2,13 +2,13 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qfair_check.console import columns, say
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
 from qfair_check.inputs.options import DataOptions, ModelOptions
@@ -67,8 +67,8 @@ def audit_command(
             progress=progress,
         )
     made.save(target)
-    _print(_table(made, ()))
-    _print(f"audit written to {target}; judge it with: qfair gate {shlex.quote(out)}")
+    say(_table(made, ()))
+    say(f"audit written to {target}; judge it with: qfair gate {shlex.quote(out)}")
     return 0
 
 
@@ -83,9 +83,9 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
     check_limits_bind(judging.limits, names)
     told = judge_audit(audit, judging.limits, min_group_size=judging.min_group_size)
     verdicts = [verdict for verdict in told if verdict.precision in names]
-    _print(_table(audit, verdicts))
+    say(_table(audit, verdicts))
     for verdict in verdicts:
-        _print(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, audit))}")
+        say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, audit))}")
     refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
     return 1 if any(verdict.outcome in refused for verdict in verdicts) else 0
 
@@ -93,7 +93,7 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
 def layers_command(path: str, bits: str | None) -> int:
     """Show what quantization did to each layer."""
     audit = Audit.load(path)
-    _print(render_layers(audit, _quantized(audit, bits), width=_columns()))
+    say(render_layers(audit, _quantized(audit, bits), width=columns()))
     return 0
 
 
@@ -103,7 +103,7 @@ def explain_command(path: str, bits: str | None) -> int:
     results = _quantized(audit, bits)
     if audit.settings.curvature is None:
         raise OptionError(f"{path} holds no curvature: audit the model again with qfair audit ... --curvature")
-    _print(render_explanation(audit, results, width=_columns()))
+    say(render_explanation(audit, results, width=columns()))
     return 0
 
 
@@ -119,7 +119,7 @@ def compare_command(paths: Sequence[str], bits: str | None, min_group_size: int)
     audits = _audits(paths)
     names = [printable(name) for name in short_names(paths)]
     candidates = candidates_of(audits, names, bits=bits, min_group_size=min_group_size)
-    _print(render_comparison(audits, names, standings(candidates), width=_columns()))
+    say(render_comparison(audits, names, standings(candidates), width=columns()))
     return 0
 
 
@@ -155,13 +155,13 @@ def report_command(
 
         text = render_page(reported, rerun=[("qfair", "gate", one.path, *judge_arguments) for one in reported])
     if target is None:
-        _print(text.rstrip("\n"))
+        say(text.rstrip("\n"))
         return 0
     try:
         replace_file(target, text.encode())
     except OSError as error:
         raise InputError(f"cannot write the report {printable(str(out))}: {error.strerror or error}") from error
-    _print(f"report written to {printable(str(out))}")
+    say(f"report written to {printable(str(out))}")
     return 0
 
 
@@ -206,7 +206,7 @@ def demo_command(out: str) -> int:
         raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     target = folder / "audit.json"
     command = ["pytest", "--qfair-model", "demo", "--bits", "8,4,2", "--qfair-json", str(target)]
-    _print(f"$ {shlex.join(command)}\n")
+    say(f"$ {shlex.join(command)}\n")
     with tempfile.TemporaryDirectory(prefix="qfair-demo-") as root:
         Path(root, "pytest.ini").write_text("[pytest]\n")
         ran = subprocess.run(
@@ -221,19 +221,19 @@ def demo_command(out: str) -> int:
 def _explain(code: int, target: Path) -> int:
     """Say what the run of the demo means; 0 if int8 passed, a narrower precision failed, and the audit is there."""
     if code not in (0, 1) or not target.exists():
-        _print(f"\nThe demo did not run to its end: pytest left with exit code {code}.")
+        say(f"\nThe demo did not run to its end: pytest left with exit code {code}.")
         return 1
     audit = Audit.load(target)
     verdicts = judge_audit(audit, gate_limits({}))
     failed = sorted({verdict.precision for verdict in verdicts if verdict.outcome is not Outcome.PASS})
     passed = [result.precision for result in audit.quantized if result.precision not in failed]
     if code != 1 or "int8" not in passed or not failed:
-        _print(f"\nThe demo did not behave as told: int8 should pass and a narrower precision fail, not {failed}.")
+        say(f"\nThe demo did not behave as told: int8 should pass and a narrower precision fail, not {failed}.")
         return 1
-    _print(_meaning(audit, passed, failed))
-    _print(f"The audit is in {target}. Judge it again, say with a looser limit:")
-    _print(f"  qfair gate {shlex.quote(str(target))} --max-group-drop 0.05,int4=0.2")
-    _print(
+    say(_meaning(audit, passed, failed))
+    say(f"The audit is in {target}. Judge it again, say with a looser limit:")
+    say(f"  qfair gate {shlex.quote(str(target))} --max-group-drop 0.05,int4=0.2")
+    say(
         "Your own model: pytest --qfair-model model.safetensors --qfair-arch resnet18 --qfair-data faces.csv --bits 8,4"
     )
     return 0
@@ -258,25 +258,4 @@ def _meaning(audit: Audit, passed: Sequence[str], failed: Sequence[str]) -> str:
 
 def _table(audit: Audit, verdicts: Sequence[Verdict]) -> str:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return as_command_line(render(audit, verdicts, width=_columns(), colour=colour))
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
-
-
-def _print(text: str) -> None:
-    """Print, with a replacement for what the terminal's encoding cannot say; a reader that left changes nothing.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written, such as into a file on a full disk.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes when Python ends
-        if not isinstance(error, BrokenPipeError):
-            raise InputError(f"cannot print: {error.strerror or error}") from error
+    return as_command_line(render(audit, verdicts, width=columns(), colour=colour))

@@ -129,6 +129,23 @@ JUDGE_OPTIONS = (
         choices=("fail", "warn", "pass"),
     ),
 )
+REMEDIATE_OPTIONS = (
+    Option(
+        "train", "training data, prepared as the audited data is; not what is audited (for the demo: its own)", "FILE"
+    ),
+    Option("train-split", "keep the rows of the training data that hold this in the column split", "VALUE"),
+    Option("bits", "bits of the weights but those of the first and the last layer, which have 8 (default: 4)", "BITS"),
+    Option(
+        "strategy",
+        "fair-qat: on the grid, groups balanced; mpqat: on the grid, data as it is; fair-base: balanced, then rounded; "
+        "ptq: rounded (default: fair-qat)",
+        choices=("fair-qat", "mpqat", "fair-base", "ptq"),
+    ),
+    Option("epochs", "at most so many passes over the training data (default: 12)", "N"),
+    Option("device", "where the model is trained, such as cuda (default: cpu)", "DEVICE"),
+    Option("seed", "of everything that is drawn (default: 0)", "N"),
+    Option("resume", "go on from where an interrupted run of the same command ended", is_flag=True),
+)
 PLUGIN_OPTIONS = (
     Option(
         "model",

@@ -97,9 +97,9 @@ def measure_options(get: Lookup) -> MeasureOptions:
         scheme=str(Scheme.parse(get("scheme") or "absmax")),
         allocation=Allocation.of(get("layer_bits") or "", get("exclude") or "", get("first_last")),
         device=get("device") or "cpu",
-        batch_size=_integer("batch_size", get("batch_size") or "64", least=1),
-        workers=None if workers is None else _integer("workers", workers, least=0),
-        seed=_integer("seed", get("seed") or "0", least=0),
+        batch_size=integer("batch_size", get("batch_size") or "64", least=1),
+        workers=None if workers is None else integer("workers", workers, least=0),
+        seed=integer("seed", get("seed") or "0", least=0),
         curvature=_curvature(get),
         reference=ModelOptions(reference, get("arch"), bool(get("trust_pickle"))) if reference else None,
     )
@@ -118,7 +118,7 @@ def judge_options(get: Lookup) -> JudgeOptions:
         raise OptionError(f"insufficient is {insufficient!r}: it is fail, warn or pass")
     return JudgeOptions(
         limits=gate_limits({check.keyword: get(check.keyword) for check in GATE_CHECKS}),
-        min_group_size=_integer("min_group_size", get("min_group_size") or str(DEFAULT_MIN_GROUP_SIZE), least=1),
+        min_group_size=integer("min_group_size", get("min_group_size") or str(DEFAULT_MIN_GROUP_SIZE), least=1),
         insufficient=cast(Insufficient, insufficient),
     )
 
@@ -167,7 +167,14 @@ def _image_size(given: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
-def _integer(name: str, given: str, least: int) -> int:
+def integer(name: str, given: str, least: int) -> int:
+    """Read a whole number.
+
+    Raises
+    ------
+    OptionError
+        If it is none, or less than `least`.
+    """
     try:
         value = int(given)
     except ValueError:

@@ -1,0 +1,235 @@
+"""The command ``qfair remediate``: train a fairer quantized model, and say honestly whether it is one."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qfair_check.console import columns, say
+from qfair_check.errors import OptionError
+from qfair_check.inputs.options import DataOptions, ModelOptions
+from qfair_check.judge.limits import Limit, Limits
+from qfair_check.judge.pareto import candidates_of, standings
+from qfair_check.judge.text import describe, printable
+from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
+from qfair_check.option_table import DEMO, as_command_line
+from qfair_check.options import JudgeOptions, Lookup, data_options, integer, judge_options, model_options
+from qfair_check.precision import Precision, parse_precisions
+from qfair_check.record import Audit
+from qfair_check.report.compare import render_comparison
+
+if TYPE_CHECKING:
+    from qfair_check.inputs.data import GroupedData, LabelledData
+    from qfair_check.inputs.model import Model
+    from qfair_check.remedy.checkpoint import EpochRecord
+    from qfair_check.remedy.epoch import Step
+    from qfair_check.remedy.fair_qat import Remedy
+    from qfair_check.remedy.recipe import Recipe
+
+_AS_IS = "asis"
+_NAMES = ("rounded (PTQ)", "remediated")
+
+
+@dataclass(frozen=True, slots=True)
+class RemediateOptions:
+    """What the command is asked for.
+
+    Parameters
+    ----------
+    model : ModelOptions
+    data : DataOptions
+        What is audited.
+    train : str or None
+        The training data, prepared as the audited data is; None for the demo's own.
+    train_split : str or None
+    out : str
+        Where the model goes.
+    resume : bool
+        Whether to go on from the checkpoint beside it.
+    """
+
+    model: ModelOptions
+    data: DataOptions
+    train: str | None
+    train_split: str | None
+    out: str
+    resume: bool
+
+
+def remediate_from(get: Lookup, out: str) -> int:
+    """Read the options and run the command; progress goes to stderr, what came of it to stdout."""
+    from qfair_check.remedy.recipe import Recipe
+
+    model, data = model_options(get), data_options(get)
+    if model is None or data is None:
+        raise OptionError("no grouped data is given: pass --data FILE")
+    options = RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")))
+    bits = parse_precisions(get("bits") or "4")
+    if len(bits) != 1:
+        raise OptionError(f"bits is {get('bits')!r}: a model is trained for one precision, such as 4")
+    recipe = Recipe.of(
+        get("strategy") or "fair-qat",  # type: ignore[arg-type]  # one of the choices
+        bits[0],
+        epochs=integer("epochs", get("epochs") or "12", least=1),
+        seed=integer("seed", get("seed") or "0", least=0),
+        device=get("device") or "cpu",
+    )
+    return remediate_command(options, recipe, judge_options(get), width=columns())
+
+
+def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: JudgeOptions, *, width: int) -> int:
+    """Train, choose, save, audit and judge; 0 if the model passes every limit and is better than rounding.
+
+    Raises
+    ------
+    OptionError
+        If there is no training data, or an option makes no sense.
+    InputError
+        If something cannot be read or written.
+    """
+    from qfair_check.inputs.data import read_data
+    from qfair_check.inputs.model import read_model
+    from qfair_check.measure.run import audit
+    from qfair_check.progress import progress_bar
+    from qfair_check.quantize.saved import save_quantized
+    from qfair_check.remedy.fair_qat import remediate
+
+    files = _files(options.out)
+    limits = _at_asis(judging.limits, recipe.bits)
+    subject = read_model(options.model)
+    if subject.architecture is None:
+        raise OptionError("the model's architecture is not known, and the new file must name it: pass --arch")
+    audited = read_data(options.data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
+    train = _training_data(options, subject)
+    if not options.resume:
+        files.checkpoint.unlink(missing_ok=True)
+
+    say(f"auditing {printable(subject.source)} rounded to {recipe.bits}, without training")
+    with progress_bar() as progress:
+        rounded = audit(
+            subject,
+            audited,
+            recipe.bits,
+            device=recipe.device,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    say(f"training: {recipe.strategy} at {recipe.bits}, at most {recipe.epochs} epochs, from {printable(train.source)}")
+    remedy = remediate(subject, train, recipe, audited=audited, checkpoint=files.checkpoint, progress=_tell)
+    for notice in remedy.notices:
+        say(f"note    {printable(notice)}")
+    say(f"chosen  {remedy.chosen}: {remedy.reason}")
+    preprocessing = getattr(audited, "preprocessing", None) or subject.preprocessing
+    save_quantized(
+        remedy,
+        files.model,
+        arch=subject.architecture,
+        classes=audited.classes or subject.classes,
+        image_size=preprocessing.image_size if preprocessing else None,
+        mean=preprocessing.mean if preprocessing else (),
+        std=preprocessing.std if preprocessing else (),
+        transforms=preprocessing.transforms if preprocessing else None,
+        origin=rounded,
+    )
+    with progress_bar() as progress:
+        made = audit(
+            files.model,
+            audited,
+            _AS_IS,
+            reference=subject,
+            device=recipe.device,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    rounded.save(files.rounded)
+    made.save(files.audit)
+    files.checkpoint.unlink(missing_ok=True)
+    say("")
+    say(_comparison((rounded, made), judging, width))
+    verdicts = judge_audit(made, limits, min_group_size=judging.min_group_size)
+    return _concluded(options, files, remedy, made, verdicts, judging)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What the command writes: the model, audits of it and of the rounded model, and how far it has come."""
+
+    model: Path
+    audit: Path
+    rounded: Path
+    checkpoint: Path
+
+
+def _files(out: str) -> _Files:
+    target = Path(out)
+    if target.suffix != ".safetensors":
+        raise OptionError(f"--out {out}: the name of the model ends in .safetensors")
+    if not target.absolute().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
+    if target.is_dir():
+        raise OptionError(f"--out {out} is a folder: name a file in it")
+    return _Files(
+        target,
+        target.with_suffix(".json"),
+        target.with_suffix(".rounded.json"),
+        target.with_suffix(".checkpoint"),
+    )
+
+
+def _training_data(options: RemediateOptions, subject: "Model") -> "GroupedData | LabelledData":
+    from qfair_check.inputs.data import read_data
+
+    if options.train is None:
+        if options.data.path != DEMO:
+            raise OptionError("no training data is given: pass --train FILE, of samples that are not audited")
+        from qfair_check.demo.train import training_data
+
+        return training_data()
+    if options.train == options.data.path and options.train_split == options.data.split:
+        raise OptionError("the training data is what is audited: name another file, or another --train-split")
+    named = replace(options.data, path=options.train, split=options.train_split)
+    return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
+
+
+def _at_asis(limits: Limits, bits: Precision) -> Limits:
+    """Return the limits that bind at the bits asked for as limits of the model as it is."""
+    return {name: Limit(limit.bound(bits.name)) for name, limit in limits.items() if limit.bound(bits.name) is not None}
+
+
+def _tell(made: "Step | EpochRecord") -> None:
+    """Print a line for each epoch."""
+    from qfair_check.remedy.checkpoint import EpochRecord
+
+    if isinstance(made, EpochRecord):
+        counts = min((one.counts for one in made.candidates), key=lambda held: (held.fvo, -held.overall_accuracy))
+        accuracy, gap = float(counts.overall_accuracy), float(counts.fvo)
+        flips = "" if made.oscillating is None else f"  {made.oscillating:.1%} of weights oscillate"
+        loss = made.loss.cross_entropy
+        say(f"epoch {made.epoch:>3}  loss {loss:.4f}  held-out OA {accuracy:.3f}  FVO {gap:.3f}{flips}")
+
+
+def _comparison(audits: Sequence[Audit], judging: JudgeOptions, width: int) -> str:
+    candidates = candidates_of(audits, _NAMES, min_group_size=judging.min_group_size)
+    return render_comparison(audits, _NAMES, standings(candidates), width=width)
+
+
+def _concluded(
+    options: RemediateOptions,
+    files: _Files,
+    remedy: "Remedy",
+    made: Audit,
+    verdicts: Sequence[Verdict],
+    judging: JudgeOptions,
+) -> int:
+    for verdict in verdicts:
+        say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, made))}")
+    refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
+    holds = not any(verdict.outcome in refused for verdict in verdicts)
+    say(f"model   {printable(options.out)}, audits {printable(str(files.audit))} and {printable(str(files.rounded))}")
+    again = ["pytest", f"--qfair-model={options.out}", f"--qfair-data={options.data.path}", "--bits", _AS_IS]
+    say(f"gate    {printable(shlex.join(again))}")
+    if not remedy.better_than_ptq:
+        say("it is not better than rounding without training, on samples held out of training")
+    say("every limit holds" if holds else "limits are broken still")
+    return 0 if holds and remedy.better_than_ptq else 1
