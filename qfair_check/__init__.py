@@ -52,11 +52,14 @@ if TYPE_CHECKING:
     from qfair_check.remedy.dampening import OscillationTracker as OscillationTracker
     from qfair_check.remedy.dampening import dampening_coefficient as dampening_coefficient
     from qfair_check.remedy.dampening import dampening_loss as dampening_loss
+    from qfair_check.remedy.fair_qat import Remedy as Remedy
+    from qfair_check.remedy.fair_qat import remediate as remediate
     from qfair_check.remedy.loss import group_weights as group_weights
     from qfair_check.remedy.loss import group_weights_from_difficulty as group_weights_from_difficulty
     from qfair_check.remedy.loss import weighted_cross_entropy as weighted_cross_entropy
     from qfair_check.remedy.lsq import LSQ as LSQ
     from qfair_check.remedy.lsq import lsq_quantize as lsq_quantize
+    from qfair_check.remedy.recipe import Recipe as Recipe
     from qfair_check.remedy.sampling import GroupBalancedSampler as GroupBalancedSampler
 
 __version__ = "0.1.0"
@@ -109,6 +112,7 @@ _HOMES = {
         "dampening_coefficient",
         "dampening_loss",
     ),
+    "qfair_check.remedy.fair_qat": ("Remedy", "remediate"),
     "qfair_check.remedy.loss": (
         "group_weights",
         "group_weights_from_difficulty",
@@ -118,6 +122,7 @@ _HOMES = {
         "LSQ",
         "lsq_quantize",
     ),
+    "qfair_check.remedy.recipe": ("Recipe",),
     "qfair_check.remedy.sampling": ("GroupBalancedSampler",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -132,10 +132,12 @@ def load_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee) -> 
         If it cannot be read, or is of another recipe, model or training data.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        of_format = saved["format"]
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        of_format = saved["format"]
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"{path} is no checkpoint of a training run: delete it, or name another file") from error
     if of_format != _FORMAT:

@@ -41,7 +41,7 @@ def test_a_group_that_is_absent_or_too_small_is_named():
         split_by_group(np.zeros(4, np.int64), np.zeros(4, np.int64), ["White", "Others"], share=0.2, seed=0)
     with pytest.raises(InputError, match="a single sample of Others"):
         split_by_group(np.zeros(4, np.int64), np.array([0, 0, 0, 1]), ["White", "Others"], share=0.2, seed=0)
-    with pytest.raises(InputError, match="^Asian, Others have no samples"):
+    with pytest.raises(InputError, match=r"^Asian, Others have no samples"):
         check_groups(["White"], ["White", "Asian", "Others"])
     check_groups(["White", "Others"], ["White"])
 

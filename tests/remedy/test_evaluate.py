@@ -1,0 +1,73 @@
+import numpy as np
+import torch
+from torch import nn
+
+from qfair_check.inputs.data import grouped_data
+from qfair_check.quantize.allocation import Allocation
+from qfair_check.remedy.attach import attach_lsq, freeze_lsq
+from qfair_check.remedy.evaluate import Bench, count_correct, made_candidates
+from qfair_check.remedy.holdout import split_by_group
+from qfair_check.remedy.samples import read_samples
+
+
+def bench_of(size=150, batch_size=16):
+    generator = np.random.default_rng(0)
+    x = (5 + 3 * generator.normal(size=(size, 4))).astype(np.float32)
+    group = np.where(np.arange(size) < 120, "many", "few")
+    samples = read_samples(grouped_data(x, (x.sum(1) > 20).astype(np.int64), group, classes=["low", "high"]))
+    split = split_by_group(samples.labels, samples.groups, samples.group_names, share=0.2, seed=0)
+    return Bench(samples, split, torch.device("cpu"), batch_size, 0)
+
+
+def normed():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+
+
+def test_counts_by_group_are_exact_and_nan_is_wrong():
+    bench = bench_of()
+    module = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[0.0] * 4, [1.0] * 4]))  # always the second class, inputs being positive
+    counts = count_correct(module, bench, bench.split.held_out)
+    held = bench.split.held_out
+    x = bench.samples.inputs[held]
+    right = (x.sum(1) > 0).numpy() == bench.samples.labels[held]
+    for group in range(2):
+        mine = bench.samples.groups[held] == group
+        assert counts.samples[group] == mine.sum()
+        assert counts.correct[group] == right[mine].sum()
+    module.weight.data.fill_(float("nan"))
+    assert count_correct(module, bench, held).correct == (0, 0)
+
+
+def test_statistics_come_from_samples_that_are_trained_on_in_natural_distribution():
+    bench = bench_of(size=150, batch_size=17)  # 120 are trained on: 7 batches of 17 and a single sample
+    batches = list(bench.statistics_batches())
+    assert [len(batch) for batch in batches] == [17] * 7
+    seen = {tuple(row) for batch in batches for row in batch.inputs.tolist()}
+    fit = {tuple(row) for row in bench.samples.inputs[bench.split.fit].tolist()}
+    assert len(seen) == 119
+    assert seen < fit
+
+
+def test_the_part_for_difficulty_is_as_large_as_what_is_held_out():
+    bench = bench_of()
+    part = bench.fit_part()
+    groups = bench.samples.groups
+    assert np.bincount(groups[part]).tolist() == np.bincount(groups[bench.split.held_out]).tolist()
+    assert set(part) <= set(bench.split.fit)
+
+
+def test_a_model_with_batchnorm_makes_two_candidates_and_another_one():
+    bench = bench_of()
+    frozen = freeze_lsq(attach_lsq(normed(), 4, allocation=Allocation()))
+    (again, renewed), (running, kept) = made_candidates(frozen, bench, 3)
+    assert (again.statistics, running.statistics, again.epoch) == ("re-estimated", "running", 3)
+    assert kept is frozen
+    assert frozen.module[1].running_mean.tolist() == [0.0] * 8
+    assert renewed.module[1].running_mean.abs().sum() > 1
+    assert renewed.grids is frozen.grids
+    plain = freeze_lsq(attach_lsq(nn.Sequential(nn.Linear(4, 2)), 4, allocation=Allocation()))
+    assert [candidate.statistics for candidate, _ in made_candidates(plain, bench, None)] == ["running"]

@@ -1,0 +1,245 @@
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qfair_check import audit
+from qfair_check.demo.train import training_data
+from qfair_check.errors import InputError, OptionError
+from qfair_check.inputs.data import grouped_data
+from qfair_check.quantize.allocation import Allocation
+from qfair_check.quantize.model import quantize_model
+from qfair_check.remedy.checkpoint import EpochRecord
+from qfair_check.remedy.epoch import Step
+from qfair_check.remedy.fair_qat import remediate
+from qfair_check.remedy.recipe import Recipe
+from qfair_check.remedy.samples import read_samples
+
+RECIPE = Recipe.of("fair-qat", 2, epochs=4, batch_size=16, patience=4)
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 8), nn.ReLU()
+        return nn.Sequential(*parts, nn.Linear(8, 2)).eval()
+
+
+def arrays(size=160, seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(size, 4)).astype(np.float32)
+    rare = np.arange(size) % 5 == 0
+    y = np.where(rare, x[:, 0] > x[:, 1], x[:, 2] > 0).astype(np.int64)
+    return x, y, np.where(rare, "rare", "common")
+
+
+def state_of(remedy):
+    return remedy.module.state_dict()
+
+
+def assert_same(one, other):
+    assert one.epochs == other.epochs
+    assert one.chosen == other.chosen
+    assert one.notices == other.notices
+    assert state_of(one).keys() == state_of(other).keys()
+    assert all(torch.equal(value, state_of(other)[name]) for name, value in state_of(one).items())
+    for name, learned in one.grids.items():
+        assert torch.equal(learned.tensor.codes, other.grids[name].tensor.codes)
+        assert torch.equal(learned.tensor.scale, other.grids[name].tensor.scale)
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping_at(epoch, batch):
+    def progress(told):
+        if isinstance(told, Step) and (told.epoch, told.batch) == (epoch, batch):
+            raise StopError
+
+    return progress
+
+
+@pytest.mark.parametrize("strategy", ["fair-base", "mpqat", "fair-qat"])
+def test_a_run_that_is_interrupted_in_mid_epoch_ends_as_if_it_had_not_been(strategy, tmp_path):
+    recipe = replace(RECIPE, strategy=strategy)
+    whole = remediate(network(), arrays(), recipe)
+    path = tmp_path / "run.pt"
+    for epoch in (1, 3, 4):
+        with pytest.raises(StopError):
+            remediate(network(), arrays(), recipe, checkpoint=path, progress=stopping_at(epoch, 2))
+    resumed = []
+    assert_same(whole, remediate(network(), arrays(), recipe, checkpoint=path, progress=resumed.append))
+    assert [told.epoch for told in resumed if isinstance(told, EpochRecord)] == [4]
+    assert_same(whole, remediate(network(), arrays(), recipe, checkpoint=path))  # nothing is left to do
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path):
+    path = tmp_path / "run.pt"
+    program = f"""
+        import importlib.util, os, signal, sys
+        spec = importlib.util.spec_from_file_location("case", {__file__!r})
+        case = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(case)
+        def progress(told):
+            if isinstance(told, case.Step) and (told.epoch, told.batch) == (3, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+        case.remediate(case.network(), case.arrays(), case.RECIPE, checkpoint={str(path)!r}, progress=progress)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=dict(os.environ), check=False)
+    assert ended.returncode == -signal.SIGKILL
+    resumed = []
+    remedy = remediate(network(), arrays(), RECIPE, checkpoint=path, progress=resumed.append)
+    assert [told.epoch for told in resumed if isinstance(told, EpochRecord)] == [3, 4]
+    assert_same(remediate(network(), arrays(), RECIPE), remedy)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"recipe": replace(RECIPE, seed=5)}, "a run with another recipe: give what that run had"),
+        ({"train": arrays(seed=1)}, "a run with other training data"),
+        ({"model": nn.Linear(4, 2)}, "a run with another model"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(changes, told, tmp_path):
+    path = tmp_path / "run.pt"
+    given = {"model": network(), "train": arrays(), "recipe": RECIPE}
+    remediate(*given.values(), checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=told):
+        remediate(*(given | changes).values(), checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_the_model_and_random_numbers_of_the_caller_stay_as_they_are():
+    module = network().train()
+    before = copy.deepcopy(module.state_dict())
+    torch.manual_seed(3)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    remediate(module, arrays(), RECIPE)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(value.grad is None and value.requires_grad for value in module.parameters())
+
+
+def test_what_comes_out_is_plain_and_lies_on_its_grids():
+    remedy = remediate(network(), arrays(), RECIPE)
+    assert type(remedy.module[0]) is nn.Linear
+    assert remedy.module.state_dict().keys() == network().state_dict().keys()
+    for name, learned in remedy.grids.items():
+        assert torch.equal(remedy.module.get_parameter(name), learned.tensor.dequantize())
+    if remedy.chosen.is_trained:
+        assert {name: learned.bits for name, learned in remedy.grids.items()} == {
+            "0.weight": 8,
+            "4.weight": 2,
+            "6.weight": 8,
+        }
+
+
+def test_the_counts_are_those_of_the_module_that_comes_out():
+    x, y, group = arrays()
+    remedy = remediate(network(), (x, y, group), RECIPE)
+    every = remedy.module(torch.from_numpy(x)).argmax(1).numpy() == y
+    counted = remedy.chosen.counts
+    for index, name in enumerate(remedy.group_names):
+        assert counted.samples[index] == round(0.2 * (group == name).sum())
+        assert counted.correct[index] <= every[group == name].sum()
+
+
+def test_ptq_is_that_of_the_audit_and_claims_nothing():
+    module = network()
+    remedy = remediate(module, arrays(), Recipe.of("ptq", 2, allocation=Allocation()))
+    wanted = quantize_model(module, 2, "mse").module
+    assert (remedy.epochs, remedy.better_than_ptq) == ((), False)
+    assert [candidate.allocation for candidate in remedy.rounded] == ["", ""]
+    for name in remedy.grids:
+        assert torch.equal(remedy.module.get_parameter(name), wanted.get_parameter(name))
+
+
+def test_better_than_ptq_means_better_than_every_rounded_one():
+    remedy = remediate(network(), arrays(), replace(RECIPE, epochs=15, patience=15, learning_rate=0.1))
+    assert len(remedy.rounded) == 4
+    assert remedy.better_than_ptq == (
+        remedy.chosen.is_trained
+        and all(
+            (remedy.chosen.counts.fvo, -remedy.chosen.counts.overall_accuracy)
+            < (candidate.counts.fvo, -candidate.counts.overall_accuracy)
+            for candidate in remedy.rounded
+        )
+    )
+
+
+def test_training_that_diverges_keeps_the_epochs_before(tmp_path):
+    kept = []
+
+    def poison(told):
+        kept.append(told)
+        if isinstance(told, EpochRecord) and told.epoch == 2:
+            samples.inputs.fill_(float("nan"))
+
+    samples = read_samples(grouped_data(*arrays()))
+    remedy = remediate(network(), samples, RECIPE, progress=poison)
+    assert len(remedy.epochs) == 2
+    assert remedy.notices[0].startswith("training stopped: the loss became nan at batch 1 of epoch 3")
+    assert all(bool(torch.isfinite(value).all()) for value in remedy.module.parameters())
+
+
+def test_training_stops_when_nothing_is_gained():
+    recipe = replace(RECIPE, epochs=30, patience=1, learning_rate=0.5)
+    remedy = remediate(network(), arrays(), recipe)
+    assert len(remedy.epochs) < 30
+    assert any("training stopped after epoch" in notice for notice in remedy.notices)
+
+
+def test_audited_data_is_looked_at_for_overlap_and_groups_alone():
+    x, y, group = arrays()
+    remedy = remediate(network(), (x, y, group), RECIPE, audited=arrays(seed=9))
+    assert_same(remediate(network(), (x, y, group), RECIPE), remedy)
+    with pytest.raises(InputError, match="160 of 160 audited samples are also in the training data, above 1%"):
+        remediate(network(), (x, y, group), RECIPE, audited=(x, y, group))
+    fresh, labels, names = arrays(seed=9)
+    names = np.where(np.arange(160) < 3, "other", names)
+    with pytest.raises(InputError, match=r"^other has no samples in the training data"):
+        remediate(network(), (x, y, group), RECIPE, audited=(fresh, labels, names))
+
+
+def test_weights_of_groups_change_the_result_and_unknown_ones_are_refused():
+    weighted = replace(RECIPE, group_weights=(("rare", 0.9), ("common", 0.1)))
+    plain, changed = (remediate(network(), arrays(), recipe) for recipe in (RECIPE, weighted))
+    assert plain.epochs[0].loss != changed.epochs[0].loss
+    with pytest.raises(OptionError, match="'raer', which is no group: did you mean rare"):
+        remediate(network(), arrays(), replace(RECIPE, group_weights=(("raer", 0.9), ("common", 0.1))))
+
+
+def test_models_that_cannot_be_trained_are_refused():
+    with pytest.raises(InputError, match="plain callable"):
+        remediate(lambda x: x, arrays(), RECIPE)
+    with pytest.raises(InputError, match="no parameter of Sequential takes a gradient"):
+        remediate(network().requires_grad_(False), arrays(), RECIPE)
+    with pytest.raises(InputError, match="has no weights to quantize"):
+        remediate(nn.Sequential(nn.BatchNorm1d(4)), arrays(), RECIPE)
+    with pytest.raises(OptionError, match="the device 'nowhere' cannot be used"):
+        remediate(network(), arrays(), replace(RECIPE, device="nowhere"))
+
+
+def test_the_demo_at_two_bits_becomes_fairer_than_its_ptq_and_than_fp32():
+    remedy = remediate("demo", training_data(), Recipe.of("fair-qat", 2), audited="demo")
+    origin = audit("demo", "demo", 2)
+    after = audit(remedy.module, "demo", 32).at("fp32")
+    before, rounded = origin.at("fp32"), origin.at("int2")
+    drops = [old.accuracy - new.accuracy for old, new in zip(before.groups, after.groups, strict=True)]
+    assert after.fvo < before.fvo < rounded.fvo
+    assert after.overall.accuracy > before.overall.accuracy > rounded.overall.accuracy
+    assert max(drops) <= 0.05
