@@ -1,0 +1,92 @@
+import pytest
+
+from qfair_check import load_model
+from qfair_check.cli import main
+from qfair_check.record import Audit
+
+DEMO = ("remediate", "demo", "--bits", "2")
+
+
+@pytest.fixture(scope="module")
+def remedied(tmp_path_factory):
+    """The demo's remedy at 2 bits, in two epochs."""
+    folder = tmp_path_factory.mktemp("remedied")
+    assert main([*DEMO, "--epochs", "2", "--out", str(folder / "fair.safetensors")]) == 0
+    return folder
+
+
+def test_the_demo_passes_the_gate_that_rounding_fails(remedied, pytester):
+    fair, rounded = Audit.load(remedied / "fair.json"), Audit.load(remedied / "fair.rounded.json")
+    assert fair.at("asis").fvo < 0.3 < 0.9 < rounded.at(2).fvo
+    assert fair.at("asis").overall.accuracy > 0.9 > 0.2 > rounded.at(2).overall.accuracy
+    options = ("--qfair-data", "demo", "--qfair-reference", "demo")
+    gated = pytester.runpytest("--qfair-model", str(remedied / "fair.safetensors"), *options, "--bits", "asis")
+    gated.assert_outcomes(passed=3)
+    pytester.runpytest("--qfair-model", "demo", "--bits", "2").assert_outcomes(failed=3)
+
+
+def test_the_saved_model_is_the_one_that_was_audited(remedied):
+    model = load_model(remedied / "fair.safetensors")
+    made = Audit.load(remedied / "fair.json")
+    assert made.model.sha256 == model.sha256
+    assert {layer.bits for layer in made.at("asis").weights.layers} == {2, 8}
+    assert made.reference.sha256 == Audit.load(remedied / "fair.rounded.json").model.sha256
+    assert not (remedied / "fair.checkpoint").exists()
+
+
+def test_what_is_no_fairer_than_rounding_is_said_to_be_so(tmp_path, capsys):
+    assert main([*DEMO, "--strategy", "ptq", "--out", str(tmp_path / "rounded.safetensors")]) == 1
+    told = capsys.readouterr().out
+    assert "FAIL  " in told or "it is no fairer on the audited samples than rounding without training" in told
+    assert (tmp_path / "rounded.safetensors").exists()
+
+
+def test_a_broken_limit_is_exit_1(remedied, tmp_path, capsys):
+    out = str(tmp_path / "fair.safetensors")
+    assert main([*DEMO, "--epochs", "1", "--max-fvo", "0.001", "--out", out]) == 1
+    assert "it does not pass: a limit is broken, or cannot be judged" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_to_the_same_model(remedied, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "fair.safetensors"
+    command = [*DEMO, "--epochs", "2", "--out", str(out)]
+
+    def interrupt(told):
+        if type(told).__name__ == "EpochRecord":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qfair_check.remediate_command._tell", interrupt)
+        assert main(command) == 2
+    assert "the same command with --resume goes on after the last epoch" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--resume"]) == 0
+    assert "epoch   1" not in capsys.readouterr().out
+    assert out.read_bytes() == (remedied / "fair.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["loans.safetensors", "--data", "loans.csv"], "no training data is given: pass --train FILE"),
+        (["demo", "--bits", "4,2"], "bits is '4,2': a model is trained for one precision, such as 4"),
+        (["demo", "--bits", "fp16"], "a model is trained for integers of 2 to 8 bits"),
+        (["demo", "--epochs", "0"], "epochs is '0'"),
+        (["demo", "--out", "fair.pt"], "the name of the model ends in .safetensors"),
+        (["demo", "--out", "nowhere/fair.safetensors"], "there is no folder"),
+    ],
+)
+def test_what_makes_no_sense_is_exit_4(arguments, told, tmp_path, monkeypatch, capsys, request):
+    monkeypatch.chdir(request.config.rootpath / "fixtures")
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "fair.safetensors")]
+    assert main(["remediate", *arguments, *out]) == 4
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_audited_is_not_trained_on(tmp_path, monkeypatch, capsys, request):
+    monkeypatch.chdir(request.config.rootpath / "fixtures")
+    given = ["remediate", "loans.safetensors", "--data", "loans.csv", "--features", "income,debt,age"]
+    out = ["--group-by", "region", "--out", str(tmp_path / "fair.safetensors")]
+    assert main([*given, "--train", "loans.csv", *out]) == 4
+    assert "the training data is what is audited" in capsys.readouterr().err
