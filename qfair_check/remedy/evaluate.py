@@ -16,7 +16,7 @@ from qfair_check.remedy.batchnorm import reestimate_batchnorm
 from qfair_check.remedy.epoch import without_single
 from qfair_check.remedy.holdout import Split
 from qfair_check.remedy.samples import Batch, TrainingSamples
-from qfair_check.remedy.selection import Candidate, GroupCounts
+from qfair_check.remedy.selection import Candidate, GroupCounts, Statistics
 
 Integers = NDArray[np.int64]
 STATISTICS_SAMPLES = 4096
@@ -76,8 +76,10 @@ def made_candidates(
     Without BatchNorm there is one of them.
     """
     again = reestimate_batchnorm(frozen.module, (batch.inputs for batch in bench.statistics_batches()))
-    made = [] if again is frozen.module else [("re-estimated", FrozenModel(again, frozen.grids))]
+    made: list[tuple[Statistics, FrozenModel]] = [("running", frozen)]
+    if again is not frozen.module:
+        made.insert(0, ("re-estimated", FrozenModel(again, frozen.grids)))
     return [
-        (Candidate(epoch, statistics, count_correct(model.module, bench, bench.split.held_out), allocation), model)  # type: ignore[arg-type]  # names
-        for statistics, model in [*made, ("running", frozen)]
+        (Candidate(epoch, statistics, count_correct(model.module, bench, bench.split.held_out), allocation), model)
+        for statistics, model in made
     ]

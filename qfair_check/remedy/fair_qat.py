@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -218,7 +219,7 @@ class _Work:
         for epoch in range(len(progressed.records), recipe.epochs):
             if progressed.stopped:
                 break
-            _seed_all(recipe.seed + epoch, self.bench.device)
+            _seed_all((recipe.seed, epoch), self.bench.device)
             order = fit[epoch_order(recipe, samples.groups[fit], epoch)]
             batches = samples.batches(order, recipe.batch_size, self.bench.device)
             try:
@@ -332,7 +333,9 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
             yield
 
 
-def _seed_all(seed: int, device: torch.device) -> None:
+def _seed_all(entropy: tuple[int, int], device: torch.device) -> None:
+    """Seed what layers such as dropout draw from, in a state that the caller restores."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

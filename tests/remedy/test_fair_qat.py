@@ -20,6 +20,7 @@ from qfair_check.quantize.model import quantize_model
 from qfair_check.remedy.checkpoint import EpochRecord
 from qfair_check.remedy.epoch import Step
 from qfair_check.remedy.fair_qat import remediate
+from qfair_check.remedy.holdout import split_by_group
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import read_samples
 
@@ -31,6 +32,21 @@ def network():
         torch.manual_seed(0)
         parts = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 8), nn.ReLU()
         return nn.Sequential(*parts, nn.Linear(8, 2)).eval()
+
+
+class Watched(nn.Module):
+    """Notes what it is trained on; copies share the note."""
+
+    seen = set()  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        if self.training:
+            self.seen.update(tuple(row) for row in x.tolist())
+        return self.inner(x)
 
 
 def arrays(size=160, seed=0):
@@ -119,6 +135,18 @@ def test_a_checkpoint_of_another_run_is_refused(changes, told, tmp_path):
     with pytest.raises(InputError, match=told):
         remediate(*(given | changes).values(), checkpoint=path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("strategy", ["fair-base", "mpqat", "fair-qat"])
+def test_held_out_samples_are_never_trained_on(strategy, monkeypatch):
+    monkeypatch.setattr(Watched, "seen", set())
+    x, y, group = arrays()
+    remediate(Watched(), (x, y, group), replace(RECIPE, strategy=strategy))
+    samples = read_samples(grouped_data(x, y, group))
+    split = split_by_group(samples.labels, samples.groups, samples.group_names, share=0.2, seed=0)
+    fit = {tuple(row) for row in x[split.fit].tolist()}
+    assert Watched.seen <= fit
+    assert len(Watched.seen) > len(fit) / 2  # a large group is undersampled
 
 
 def test_the_model_and_random_numbers_of_the_caller_stay_as_they_are():
