@@ -79,11 +79,11 @@ class Page:
     def run(self, script, *given):
         return self.driver.execute_script(script, *given)
 
-    def violations(self):
-        """What axe-core finds that is serious, by rule and element."""
+    def violations(self, context=None):
+        """What axe-core finds in the page, or in a part of it, that is serious, by rule and element."""
         from axe_core_python.selenium import Axe
 
-        found = Axe().run(self.driver)["violations"]
+        found = Axe().run(self.driver, context)["violations"]
         return [
             (violation["id"], node["target"], node["failureSummary"])
             for violation in found
