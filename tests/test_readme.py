@@ -66,3 +66,16 @@ def _table(text: str) -> str:
 
 def _numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", text)]
+
+
+def test_remediate_prints_what_the_readme_shows(tmp_path):
+    shown = next(text for language, text in BLOCKS if language == "console" and "$ qfair remediate" in text)
+    command = ["remediate", "demo", "--bits", "2", "--out", "fair.safetensors"]
+    ran = run(sys.executable, "-m", "qfair_check", *command, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    table = [line for line in shown.splitlines() if line.startswith(("audit ", "rounded", "remediated", "it", "its"))]
+    printed = _without_numbers(ran.stdout)
+    assert [line for line in table if _without_numbers(line) not in printed] == []
+    trained = next(line for line in ran.stdout.splitlines() if line.startswith("remediated"))
+    told = next(line for line in table if line.startswith("remediated"))
+    assert _numbers(trained)[-3:] == pytest.approx(_numbers(told)[-3:], abs=0.1)
