@@ -68,7 +68,10 @@ def test_an_interrupted_run_goes_on_to_the_same_model(remedied, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["loans.safetensors", "--data", "loans.csv", "--features", "income,debt,age"], "no training data is given: pass --train FILE"),
+        (
+            ["loans.safetensors", "--data", "loans.csv", "--features", "income,debt,age"],
+            "no training data is given: pass --train FILE",
+        ),
         (["demo", "--bits", "4,2"], "bits is '4,2': a model is trained for one precision, such as 4"),
         (["demo", "--bits", "fp16"], "a model is trained for integers of 2 to 8 bits"),
         (["demo", "--epochs", "0"], "epochs is '0'"),

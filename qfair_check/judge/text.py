@@ -10,6 +10,7 @@ from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.checks import CHECKS, Check
 from qfair_check.judge.curvature import METRIC_NAMES
 from qfair_check.judge.reasons import Fault, cure
+from qfair_check.judge.remedy import remedy_command
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures
@@ -24,14 +25,17 @@ _FULL = 999_500
 def describe(verdict: Verdict, audit: Audit) -> str:
     """Return what the verdict says: a headline, then the groups that make the value with n and interval.
 
-    Intervals are Wilson's, 95%, of the accuracy at the judged precision.
+    Intervals are Wilson's, 95%, of the accuracy at the judged precision. Where a group is hurt, the command that may
+    mend it comes last.
     """
     check = CHECKS[verdict.check]
     if verdict.outcome is Outcome.INSUFFICIENT or verdict.measured is None:
         return _insufficient(verdict, check, audit)
     headline = _HEADLINES[verdict.check](verdict, audit)
     rows = _curvature_rows(verdict, audit) if check.ratio_of else _group_rows(verdict, audit)
-    return "\n".join([headline, *rows, *listed("not judged  ", verdict.reasons)])
+    command = remedy_command(verdict, audit)
+    tried = [f"  try    {printable(command)}"] if command else []
+    return "\n".join([headline, *rows, *listed("not judged  ", verdict.reasons), *tried])
 
 
 def printable(text: str) -> str:
