@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from qfair_check.judge.reasons import cure
+from qfair_check.judge.remedy import remedy_command
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Outcome
 from qfair_check.precision import Precision
@@ -58,6 +59,9 @@ def _about_failure(reported: Reported) -> list[Step]:
         steps.append(
             Step("Give each output channel a scale of its own, and audit again:", f"--scheme {shlex.quote(scheme)}")
         )
+    commands = (remedy_command(verdict, audit) for verdict in reported.verdicts)
+    if trained := next(filter(None, commands), None):
+        steps.append(Step("Train a fairer model for so few bits:", printable(trained)))
     return [*steps, *_look_closer(reported)]
 
 

@@ -28,6 +28,11 @@ def test_ways_out_of_a_failure(failing, judged):
             "--scheme absmax/symmetric/per-channel",
         ),
         (
+            "Train a fairer model for so few bits:",
+            "qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --train TRAIN --bits 4 "
+            "--out m.int4.safetensors",
+        ),
+        (
             "Learn which layer hurts which group: measure again with this option, then run qfair explain:",
             "--curvature",
         ),
@@ -38,7 +43,11 @@ def test_ways_out_of_a_failure(failing, judged):
 def test_what_was_tried_already_is_not_told(failing, judged):
     settings = replace(failing.settings, scheme="mse/symmetric/per-channel", allocation="first=8,last=8")
     commands = [command for _, command in told(judged(replace(failing, settings=settings)))]
-    assert commands == ["", "--curvature", "qfair layers a.json"]
+    assert [command for command in commands if not command.startswith("qfair remediate")] == [
+        "",
+        "--curvature",
+        "qfair layers a.json",
+    ]
 
 
 def test_half_precision_that_fails_has_no_cure_of_its_grid(make_audit, judged):
