@@ -129,13 +129,15 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
     paint : callable
     """
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.transforms import Affine2D
 
     settings: dict[Any, Any] = {name: mpl.rcParamsDefault[name] for name in mpl.rcParamsDefault if name not in _KEPT}
     settings |= _RC
     stream = io.StringIO()
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    # ticks beyond the largest float are not drawn
+    with mpl.rc_context(settings), warnings.catch_warnings(), np.errstate(over="ignore"):
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
