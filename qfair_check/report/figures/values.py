@@ -7,6 +7,7 @@ from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import MOST_REASONS, printable, shown_name
 from qfair_check.record import Audit, Measures, PrecisionResult
+from qfair_check.report.figures.canvas import apart
 from qfair_check.report.figures.exhibit import Table
 
 MOST_DRAWN = 12
@@ -14,7 +15,7 @@ NOT_DEFINED = "not defined"
 NO_CURVATURE = "the audit was made without curvature: audit the model again with --qfair-curvature"
 _TABLE_NAME = 100
 _FEW = 5
-_NOT_HELD = "the audit does not hold it; audit the model again with this version of qfair_check"
+NOT_HELD = "the audit does not hold it; audit the model again with this version of qfair_check"
 
 
 _Places = dict[str, dict[str, None]]  # precisions by group
@@ -81,7 +82,7 @@ def measured(name: str, metric: str, results: Sequence[PrecisionResult]) -> Quan
     def value(group: Measures) -> Value:
         number = getattr(group, metric)
         if number is None:
-            return Value(None, group.undefined.get(metric, _NOT_HELD))
+            return Value(None, group.undefined.get(metric, NOT_HELD))
         has_interval = metric == "accuracy" and group.correct is not None
         return Value(number, interval=wilson_interval(group.correct or 0, group.samples) if has_interval else None)
 
@@ -94,7 +95,7 @@ def curved(name: str, metric: str, results: Sequence[PrecisionResult]) -> Quanti
     def value(group: GroupCurvature) -> Value:
         number = getattr(group, metric)
         if number is None:
-            return Value(None, group.undefined.get(metric, _NOT_HELD))
+            return Value(None, group.undefined.get(metric, NOT_HELD))
         return Value(number, is_settled=metric != "lambda_max" or group.converged)
 
     return Quantity(name, {result.precision: tuple(map(value, result.curvature)) for result in results})
@@ -146,8 +147,8 @@ def drawn_note(audit: Audit) -> tuple[str, ...]:
 
 
 def table_names(audit: Audit) -> list[str]:
-    """Return the groups' names as tables write them."""
-    return [shown_name(name, _TABLE_NAME) for name in audit.groups]
+    """Return the groups' names as tables write them: at most 100 columns wide, and distinct."""
+    return apart(audit.groups, lambda name, shorten: shorten(name, _TABLE_NAME))
 
 
 def wide_table(audit: Audit, quantity: Quantity, samples: Sequence[int]) -> Table:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from markupsafe import Markup
 
 from qfair_check.judge.checks import CHECKS, Check
-from qfair_check.judge.text import compact, describe, interval_text, printable
+from qfair_check.judge.text import compact, describe, digits_apart, interval_text, printable
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.page.words import MINUS, all_of, as_command_line, bidi_name, counted, fixed, joined
@@ -176,13 +176,15 @@ def _loss(audit: Audit, result: PrecisionResult) -> Markup:
 
 
 def _change(before: Measures, after: Measures) -> str:
-    start, end = before.accuracy, after.accuracy
+    """Return how accuracy changes, with digits enough to tell before and after apart."""
+    start, end = before.exact_accuracy, after.exact_accuracy
     if start is None or end is None:
         return "is not defined"
-    change = end - start
-    if not round(change, _FEWEST_DIGITS):
-        return f"stays at {start:.3f}"
-    return f"{'rises' if change > 0 else 'falls'} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
+    if start == end:
+        return f"stays at {float(start):.{_FEWEST_DIGITS}f}"
+    digits = digits_apart((start, end))
+    amount, old, new = (f"{float(value):.{digits}f}" for value in (abs(end - start), start, end))
+    return f"{'rises' if end > start else 'falls'} by {amount}, from {old} to {new}"
 
 
 def _insufficient(reported: Reported) -> Markup:
@@ -192,7 +194,8 @@ def _insufficient(reported: Reported) -> Markup:
     first = as_command_line(printable(reasons[0]))
     more = f" (and {counted(len(reasons) - 1, 'reason')} more)" if len(reasons) > 1 else ""
     parts = [Markup("At {}: {}{}.").format(all_of(precisions), first, more)]
-    parts.append(Markup("Limits that can be judged hold."))
+    if len(doubted) < len(reported.verdicts):
+        parts.append(Markup("Limits that can be judged hold."))
     if not reported.is_refused:
         parts.append(Markup("A gate with <code>--insufficient={}</code> goes on.").format(reported.insufficient))
     return joined(parts)

@@ -1,5 +1,12 @@
 from qfair_check.judge.text import MOST_REASONS
-from qfair_check.report.figures.values import Quantity, Value, below_log_notes, drawn_groups, undefined_notes
+from qfair_check.report.figures.values import (
+    Quantity,
+    Value,
+    below_log_notes,
+    drawn_groups,
+    table_names,
+    undefined_notes,
+)
 
 
 def of(names, make_audit):
@@ -56,6 +63,15 @@ def test_a_group_without_accuracy_is_among_the_worst(make_audit):
     counts = {name: 20 + place for place, name in enumerate(names)}
     audit = make_audit(dict.fromkeys(names, 50), fp32=counts, int4=counts | {"g25": None})
     assert drawn_groups(audit) == [*range(10), 25, 29]
+
+
+def test_long_names_stay_apart_in_tables(make_audit):
+    head, inner = "x" * 150, "y" * 5000
+    names = [f"{head}1", f"{head}2", f"a{inner}b", f"a{inner[:2000]}z{inner[2000:]}b", "plain"]
+    shown = table_names(of(names, make_audit))
+    assert len(set(shown)) == len(names)
+    assert all(len(name) <= 104 for name in shown)
+    assert table_names(of(["plain", "two\nlines"], make_audit)) == ["plain", "two\\nlines"]
 
 
 def test_cells_tell_interval_and_doubt():

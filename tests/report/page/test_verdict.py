@@ -68,6 +68,22 @@ def test_what_cannot_be_judged_says_why(make_audit, judged):
     assert lenient.summary.endswith("A gate with <code>--insufficient=warn</code> goes on.")
 
 
+def test_where_nothing_can_be_judged_nothing_is_said_to_hold(make_audit, judged):
+    counts = {"A": 20, "B": 20}
+    banner = banner_of(judged(make_audit({"A": 20, "B": 2}, fp32=counts | {"B": 2}, int8=counts | {"B": 2})))
+    assert banner.meaning == "3 of 3 limits cannot be judged, and none is broken"
+    assert "hold" not in banner.summary
+
+
+def test_a_small_loss_that_breaks_a_limit_is_told_with_digits_enough(make_audit, judged):
+    samples = {"A": 10_000, "B": 10_000}
+    made = make_audit(samples, fp32={"A": 9003, "B": 9001}, int8={"A": 8997, "B": 9001})
+    assert banner_of(judged(made, max_group_drop="0.0001")).summary == (
+        "At int8, the accuracy of <strong><bdi>A</bdi></strong> (n=10,000) falls by 0.0006, from 0.9003 to 0.8997; "
+        "overall it falls by 0.0003, from 0.9002 to 0.8999."
+    )
+
+
 def test_without_a_limit_nothing_is_judged(audit, make_audit):
     banner = banner_of(Reported("a.json", audit, ()))
     assert (banner.word, banner.tone) == ("NOT JUDGED", "none")
