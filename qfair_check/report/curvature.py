@@ -75,20 +75,26 @@ def undefined_notes(audit: Audit, results: Sequence[PrecisionResult], shown: dic
     shown : dict of str to str
         The words for each metric that is told of.
     """
-    found: dict[str, tuple[dict[str, None], dict[str, None], dict[str, None]]] = {}
+    places: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     for result in results:
         for name, group in zip(audit.groups, result.curvature, strict=True):
             for metric in shown:
                 if getattr(group, metric) is None:
                     reason = group.undefined.get(metric, _NO_REASON)
-                    metrics, groups, precisions = found.setdefault(reason, ({}, {}, {}))
-                    metrics[shown[metric]] = groups[name] = precisions[result.precision] = None
+                    places.setdefault((reason, name), {}).setdefault(shown[metric], {})[result.precision] = None
+    found: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (reason, name), by_metric in places.items():
+        metrics_at: dict[tuple[str, ...], list[str]] = {}
+        for metric, held in by_metric.items():
+            metrics_at.setdefault(tuple(held), []).append(metric)
+        for at, metrics in metrics_at.items():
+            found.setdefault((reason, tuple(metrics), at), []).append(name)
     notes = []
-    for reason, (metrics, groups, precisions) in list(found.items())[:MOST_REASONS]:
+    for (reason, names, precisions), groups in list(found.items())[:MOST_REASONS]:
         whose = "every group" if len(groups) == len(audit.groups) else _few([shown_name(name) for name in groups])
         where = "every precision" if len(precisions) == len(results) > 1 else ", ".join(precisions)
-        verb = "is" if len(metrics) == 1 else "are"
-        notes.append(f"note    {' and '.join(metrics)} of {whose} {verb} not defined at {where}: {printable(reason)}")
+        verb = "is" if len(names) == 1 else "are"
+        notes.append(f"note    {' and '.join(names)} of {whose} {verb} not defined at {where}: {printable(reason)}")
     more = len(found) - len(notes)
     return [*notes, f"note    {more:,} more reasons like these"] if more else notes
 

@@ -5,7 +5,7 @@ import pytest
 from wcwidth import wcswidth
 
 from qfair_check.curvature_record import GroupCurvature
-from qfair_check.report.curvature import curvature_lines
+from qfair_check.report.curvature import curvature_lines, undefined_notes
 from qfair_check.report.table import MOST_GROUPS
 from qfair_check.report.terminal import render
 
@@ -142,3 +142,17 @@ def test_hostile_names_and_reasons_stay_printable(make_audit, with_curvature, na
     table = [line for line in lines if line.endswith(("gradient  λmax", " 9", " -"))]
     assert len(table) == 3
     assert len({wcswidth(line) for line in table}) == 1
+
+
+def test_a_note_names_groups_at_just_the_precisions_that_it_holds_for(make_audit, make_curvature):
+    there, lost = (
+        make_curvature(50),
+        make_curvature(50, lambda_max=None, converged=False, undefined={"lambda_max": "no"}),
+    )
+    counts = {"A": 40, "B": 40}
+    curvature = {"fp32": {"A": lost, "B": there}, "int4": {"A": there, "B": lost}}
+    made = make_audit({"A": 50, "B": 50}, fp32=counts, int4=counts, curvature=curvature)
+    assert undefined_notes(made, made.precisions, {"lambda_max": "λmax"}) == [
+        "note    λmax of A is not defined at fp32: no",
+        "note    λmax of B is not defined at int4: no",
+    ]

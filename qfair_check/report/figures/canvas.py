@@ -129,13 +129,15 @@ def painted(height: float, prefix: str, paint: Callable[[Canvas], None]) -> str:
     paint : callable
     """
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.transforms import Affine2D
 
     settings: dict[Any, Any] = {name: mpl.rcParamsDefault[name] for name in mpl.rcParamsDefault if name not in _KEPT}
     settings |= _RC
     stream = io.StringIO()
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    # ticks beyond the largest float are not drawn
+    with mpl.rc_context(settings), warnings.catch_warnings(), np.errstate(over="ignore"):
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
@@ -193,15 +195,27 @@ def text_width(text: str, size: float = TEXT, *, bold: bool = False) -> float:
 
 
 def shown_names(names: Sequence[str], room: float, size: float = TEXT, *, bold: bool = False) -> list[str]:
-    """Return names that fit a figure: at most `room` pixels wide; those that would look alike are numbered.
+    """Return names that fit a figure: at most `room` pixels wide; those that look alike are numbered.
 
     Examples
     --------
     >>> shown_names(["White", "women, 30 to 39 years", "women, 30 to 49 years"], 90)
     ['White', 'wom…9 years', 'wom…9 years (2)']
     """
+    return apart(names, lambda name, shorten: _fitted(name, shorten, room, size, bold=bold))
+
+
+def apart(names: Sequence[str], fitted: Callable[[str, Callable[[str, int], str]], str]) -> list[str]:
+    """Return names as `fitted` shortens them, at their end or in their middle; those that look alike are numbered.
+
+    Parameters
+    ----------
+    names : sequence of str
+    fitted : callable
+        Takes a name, and what shortens it to a number of columns.
+    """
     for shorten in (shown_name, shown_middle):
-        shown = [_fitted(name, shorten, room, size, bold=bold) for name in names]
+        shown = [fitted(name, shorten) for name in names]
         if len(set(shown)) == len(set(names)):
             return shown
     seen: dict[str, int] = {}

@@ -21,6 +21,7 @@ from qfair_check.report.figures.exhibit import Absent, Drawing, Exhibit, Table
 from qfair_check.report.figures.palette import MARKS
 from qfair_check.report.figures.values import (
     NOT_DEFINED,
+    NOT_HELD,
     Quantity,
     Value,
     drawn_groups,
@@ -89,7 +90,7 @@ def _existence(results: Sequence[PrecisionResult]) -> Quantity:
         name,
         {
             result.precision: tuple(
-                Value(1.0) if group.dtdb else Value(None, group.undefined.get("loss", "the audit gives no reason"))
+                Value(1.0) if group.dtdb else Value(None, group.undefined.get("loss", NOT_HELD))
                 for group in result.groups
             )
             for result in results

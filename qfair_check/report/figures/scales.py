@@ -1,7 +1,9 @@
 """Limits and ticks of an axis."""
 
 from collections.abc import Sequence
-from math import floor, log10
+from math import exp, floor, isfinite, log10
+from math import log as log_of
+from sys import float_info
 from typing import TYPE_CHECKING
 
 from qfair_check.report.figures.canvas import text_width
@@ -10,9 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 _WIDE_RANGE = 100
-_LARGEST = 1e100  # beyond it, or under its reciprocal, an axis would end at infinity or at zero
+_LARGEST = 1e100  # beyond it a linear axis would end at infinity
 _SHORT_RANGE, _FLAT = 100, 5
 _STEPS = (1, 2, 5, 10)
+_TICK_DIGITS = 9  # ticks are round numbers: few are written, unless fewer would write another number
 
 
 def spans_magnitudes(values: Sequence[float]) -> bool:
@@ -35,12 +38,10 @@ def limits(values: Sequence[float], *, log: bool, margin: float = 0.05) -> tuple
     if not values:
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = min(values), max(values)
-    low, high = max(low, -_LARGEST), min(high, _LARGEST)
     if log:
-        low = max(low, 1 / _LARGEST)
-        high = max(low, high)
-        room = max(10 ** (margin * (log10(high) - log10(low))), 1.15)
-        return low / room, high * room
+        room = max(exp(margin * (log_of(high) - log_of(low))), 1.15)
+        return low / room or low, min(high * room, float_info.max)
+    low, high = max(low, -_LARGEST), min(high, _LARGEST)
     room = (high - low) * margin or abs(low) * 0.1 or 0.1
     return low - room, high + room
 
@@ -60,7 +61,7 @@ def set_scale(axis: "Axis", ends: tuple[float, float], *, log: bool, most: int =
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(most, steps=_STEPS))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value) if isfinite(value) else ""))
     (axis.axes.set_xlim if is_x else axis.axes.set_ylim)(*ends)
 
 
@@ -77,12 +78,12 @@ def plain(value: float) -> str:
 
     Examples
     --------
-    >>> [plain(value) for value in (1e-06, 0.001, 0.5, 20, 100000)]
-    ['1e-6', '0.001', '0.5', '20', '1e5']
+    >>> [plain(value) for value in (1e-06, 0.001, 0.5, 20, 100000, 100050)]
+    ['1e-6', '0.001', '0.5', '20', '1e5', '1.0005e5']
     """
     sign = "−" if value < 0 else ""
     value = abs(value)
     if value and not -3 <= floor(log10(value)) < 5:
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{sign}{float(mantissa):g}e{int(exponent)}"
-    return f"{sign}{value:g}"
+        mantissa, exponent = f"{value:.{_TICK_DIGITS - 1}e}".split("e")
+        return f"{sign}{float(mantissa):.{_TICK_DIGITS}g}e{int(exponent)}"
+    return f"{sign}{value:.{_TICK_DIGITS}g}"

@@ -60,6 +60,11 @@ class Scatter:
                 found[index] = (x, y)
         return found
 
+    def unsettled(self, precision: str) -> set[int]:
+        """Return the positions of the groups whose point has a value that did not converge."""
+        pairs = zip(self.x.by_precision[precision], self.y.by_precision[precision], strict=True)
+        return {index for index, (x, y) in enumerate(pairs) if not (x.is_settled and y.is_settled)}
+
 
 def scatter_of(x: Quantity, y: Quantity) -> Scatter:
     """Return a panel whose axes are logarithmic where positive values differ by more than a factor of 100."""
@@ -119,11 +124,13 @@ def _paint_panel(
     set_scale(axes.yaxis, y_ends, log=panel.log_y, most=6)
     alpha, size = (0.6, 4.5) if len(everything) > _CROWD else (0.9, 5.5)
     for precision, found in by_precision.items():
-        if found:
-            xs, ys = zip(*found.values(), strict=True)
-            axes.plot(
-                xs, ys, **points(MARKS[precision], 1.4 * size if precision == "fp32" else size) | {"alpha": alpha}
-            )
+        look = points(MARKS[precision], 1.4 * size if precision == "fp32" else size) | {"alpha": alpha}
+        hollow = panel.unsettled(precision)
+        for is_hollow in (False, True):
+            chosen = [point for index, point in found.items() if (index in hollow) is is_hollow]
+            if chosen:
+                xs, ys = zip(*chosen, strict=True)
+                axes.plot(xs, ys, **look | ({"markerfacecolor": "none"} if is_hollow else {}))
     narrowest = list(by_precision.values())[-1]
     at = dict(zip(narrowest, canvas.pixels(axes, list(narrowest.values())), strict=True))
     labelled = [(str(place + 1), at[index]) for place, index in enumerate(groups) if index in at]

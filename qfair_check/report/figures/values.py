@@ -7,6 +7,7 @@ from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.text import MOST_REASONS, printable, shown_name
 from qfair_check.record import Audit, Measures, PrecisionResult
+from qfair_check.report.figures.canvas import apart
 from qfair_check.report.figures.exhibit import Table
 
 MOST_DRAWN = 12
@@ -14,7 +15,10 @@ NOT_DEFINED = "not defined"
 NO_CURVATURE = "the audit was made without curvature: audit the model again with --qfair-curvature"
 _TABLE_NAME = 100
 _FEW = 5
-_NOT_HELD = "the audit does not hold it; audit the model again with this version of qfair_check"
+NOT_HELD = "the audit does not hold it; audit the model again with this version of qfair_check"
+
+
+_Places = dict[str, dict[str, None]]  # precisions by group
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def measured(name: str, metric: str, results: Sequence[PrecisionResult]) -> Quan
     def value(group: Measures) -> Value:
         number = getattr(group, metric)
         if number is None:
-            return Value(None, group.undefined.get(metric, _NOT_HELD))
+            return Value(None, group.undefined.get(metric, NOT_HELD))
         has_interval = metric == "accuracy" and group.correct is not None
         return Value(number, interval=wilson_interval(group.correct or 0, group.samples) if has_interval else None)
 
@@ -91,7 +95,7 @@ def curved(name: str, metric: str, results: Sequence[PrecisionResult]) -> Quanti
     def value(group: GroupCurvature) -> Value:
         number = getattr(group, metric)
         if number is None:
-            return Value(None, group.undefined.get(metric, _NOT_HELD))
+            return Value(None, group.undefined.get(metric, NOT_HELD))
         return Value(number, is_settled=metric != "lambda_max" or group.converged)
 
     return Quantity(name, {result.precision: tuple(map(value, result.curvature)) for result in results})
@@ -143,8 +147,8 @@ def drawn_note(audit: Audit) -> tuple[str, ...]:
 
 
 def table_names(audit: Audit) -> list[str]:
-    """Return the groups' names as tables write them."""
-    return [shown_name(name, _TABLE_NAME) for name in audit.groups]
+    """Return the groups' names as tables write them: at most 100 columns wide, and distinct."""
+    return apart(audit.groups, lambda name, shorten: shorten(name, _TABLE_NAME))
 
 
 def wide_table(audit: Audit, quantity: Quantity, samples: Sequence[int]) -> Table:
@@ -179,48 +183,65 @@ def long_table(audit: Audit, quantities: Sequence[Quantity], *, on_subsample: bo
 
 def undefined_notes(audit: Audit, quantities: Iterable[Quantity]) -> tuple[str, ...]:
     """Return a sentence for each reason why values are missing, with the groups and precisions that it holds for."""
-    found: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
-    doubtful: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    missing: dict[tuple[str, str], _Places] = {}
+    doubtful: dict[str, _Places] = {}
     for quantity in quantities:
         for precision, values in quantity.by_precision.items():
             for name, value in zip(audit.groups, values, strict=True):
                 if value.number is None:
-                    _add(found.setdefault((quantity.name, value.reason), ({}, {})), name, precision)
+                    _add(missing.setdefault((quantity.name, value.reason), {}), name, precision)
                 elif not value.is_settled:
-                    _add(doubtful.setdefault(quantity.name, ({}, {})), name, precision)
+                    _add(doubtful.setdefault(quantity.name, {}), name, precision)
     told = [
-        f"Not drawn: {quantity} of {_whose(groups, audit)} at {', '.join(precisions)} is not defined: "
-        f"{printable(reason)}."
-        for (quantity, reason), (groups, precisions) in list(found.items())[:MOST_REASONS]
+        f"Not drawn: {quantity} of {where} is not defined: {printable(reason)}."
+        for (quantity, reason), places in missing.items()
+        for where in _where(places, audit)
     ]
-    if len(found) > MOST_REASONS:
-        told.append(f"{len(found) - MOST_REASONS:,} more reasons like these; the tables say which values are missing.")
-    told += [
-        f"Hollow: {quantity} of {_whose(groups, audit)} at {', '.join(precisions)} did not converge: the true value "
-        "may be larger."
-        for quantity, (groups, precisions) in doubtful.items()
+    more = len(told) - MOST_REASONS
+    if more > 0:
+        told[MOST_REASONS:] = [f"{more:,} more reasons like these; the tables say which values are missing."]
+    unsettled = [
+        f"Hollow: {quantity} of {where} did not converge: the true value may be larger."
+        for quantity, places in doubtful.items()
+        for where in _where(places, audit)
     ]
-    return tuple(told)
+    return (*told, *_few(unsettled))
 
 
 def below_log_notes(audit: Audit, quantity: Quantity) -> tuple[str, ...]:
     """Return which values a logarithmic axis cannot show, being 0 or less."""
-    groups: dict[str, None] = {}
-    precisions: dict[str, None] = {}
+    places: _Places = {}
     for precision, values in quantity.by_precision.items():
         for name, value in zip(audit.groups, values, strict=True):
             if value.number is not None and value.number <= 0:
-                groups[name] = precisions[precision] = None
-    if not groups:
-        return ()
-    return (
-        f"Not drawn: {quantity.name} of {_whose(groups, audit)} at {', '.join(precisions)} is 0 or less, which the "
-        "logarithmic axis cannot show; the table has it.",
+                _add(places, name, precision)
+    return _few(
+        [
+            f"Not drawn: {quantity.name} of {where} is 0 or less, which the logarithmic axis cannot show; the table "
+            "has it."
+            for where in _where(places, audit)
+        ]
     )
 
 
-def _add(place: tuple[dict[str, None], dict[str, None]], group: str, precision: str) -> None:
-    place[0][group] = place[1][precision] = None
+def _add(places: _Places, group: str, precision: str) -> None:
+    places.setdefault(group, {})[precision] = None
+
+
+def _where(places: _Places, audit: Audit) -> list[str]:
+    """Return where something holds, such as ``A, B at int4``: groups that share their precisions in one phrase."""
+    by_precisions: dict[tuple[str, ...], list[str]] = {}
+    for group, precisions in places.items():
+        by_precisions.setdefault(tuple(precisions), []).append(group)
+    return [f"{_whose(groups, audit)} at {', '.join(precisions)}" for precisions, groups in by_precisions.items()]
+
+
+def _few(notes: list[str]) -> tuple[str, ...]:
+    more = len(notes) - MOST_REASONS
+    return (
+        *notes[:MOST_REASONS],
+        *([f"{more:,} more notes like these; the tables have every value."] if more > 0 else []),
+    )
 
 
 def _whose(groups: Iterable[str], audit: Audit) -> str:

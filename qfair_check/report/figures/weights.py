@@ -20,6 +20,7 @@ _COLUMNS = 3
 _PANEL, _PANEL_TITLE, _PANEL_AXIS = 120, 22, 24
 _FLOOR = 0.5
 _NOTHING = "not defined"
+_NOT_ITS_BIN = "-"
 
 
 def weight_change_exhibit(audit: Audit, key: str = "weight-change") -> Exhibit | Absent:
@@ -104,17 +105,22 @@ def weight_distribution_exhibit(audit: Audit, key: str = "weight-distribution") 
     title, source = "Weight distributions", "Fig. 4"
     if not any(sum(result.weights.histogram.counts) for result in audit.precisions):
         return Absent(title, source, _why_none(audit))
-    levels = max((layer.levels for layer in audit.precisions[-1].weights.layers), default=0)
+    layers = audit.precisions[-1].weights.layers
+    levels = max((layer.levels for layer in layers), default=0)
+    whose = "a channel" if any(len(layer.scale) > 1 for layer in layers) else "a layer"
     alt = f"Histogram of the weights at {', '.join(result.precision for result in audit.precisions)}."
     if levels:
-        alt += f" At {audit.precisions[-1].precision} a layer has at most {levels} distinct values."
+        alt += f" At {audit.precisions[-1].precision} {whose} has at most {levels} distinct values."
     return Exhibit(
         key,
         title,
         source,
         "Fewer and taller bars mean that many weights share one value: compare each panel with fp32 to see what shape "
         "is lost.",
-        ("Counts are on a logarithmic scale, so that rare large weights show beside the many near zero.",),
+        (
+            "Counts are on a logarithmic scale, so that rare large weights show beside the many near zero; the table "
+            "leaves out bins that hold no weight at any precision.",
+        ),
         (Drawing(_distribution_svg(audit.precisions, key), alt),),
         _distribution_table(audit.precisions),
     )
@@ -157,7 +163,7 @@ def _distribution_table(results: Sequence[PrecisionResult]) -> Table:
         for (low, high), count in zip(pairwise(_edges(histogram).tolist()), histogram.counts, strict=True):
             by_bin.setdefault((low, high), {})[result.precision] = count
     rows = [
-        [f"{low:.4g} to {high:.4g}", *(str(counts.get(result.precision, 0)) for result in results)]
+        [f"{low:.4g} to {high:.4g}", *(str(counts.get(result.precision, _NOT_ITS_BIN)) for result in results)]
         for (low, high), counts in sorted(by_bin.items())
         if any(counts.values())
     ]

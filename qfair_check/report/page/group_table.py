@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from qfair_check.curvature_record import GroupCurvature
-from qfair_check.judge.text import compact, interval_text, printable
+from qfair_check.judge.text import MOST_REASONS, compact, interval_text, shown_name
 from qfair_check.precision import FP32
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.curvature import on_samples, undefined_notes
@@ -13,6 +13,8 @@ from qfair_check.report.page.words import UNDEFINED, counted, fixed, signed
 
 LOWEST, LARGEST_LOSS, LARGEST = "lowest accuracy", "largest loss", "largest λmax"
 _NOTHING = "-"
+_NO_REASON = "the audit gives no reason"
+_MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +176,26 @@ def _curvature_cells(group: GroupCurvature, is_steepest: bool) -> list[Cell]:
 
 def _notes(audit: Audit) -> tuple[str, ...]:
     """Return why values are not defined, each reason once with where it holds."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[str]] = {}
     for result in audit.precisions:
+        is_quantized = result is not audit.fp32
         for name, group in zip(audit.groups, result.groups, strict=True):
+            place = f"{shown_name(name)} at {result.precision}"
             if group.accuracy is None:
-                reason = group.undefined.get("accuracy", "the audit gives no reason")
-                found.setdefault(reason, {})[f"{printable(name)} at {result.precision}"] = None
+                found.setdefault(group.undefined.get("accuracy", _NO_REASON), []).append(place)
+            elif is_quantized and group.accuracy_drop is None:
+                reason = group.undefined.get("accuracy_drop", _NO_REASON)
+                found.setdefault(reason, []).append(f"change of {place}")
         if result.fvo is None:
-            reason = result.undefined.get("fvo", "the audit gives no reason")
-            found.setdefault(reason, {})[f"FVO at {result.precision}"] = None
-    return tuple(f"Not defined: {', '.join(places)}: {reason}" for reason, places in found.items())
+            found.setdefault(result.undefined.get("fvo", _NO_REASON), []).append(f"FVO at {result.precision}")
+        elif is_quantized and result.fvo_increase is None:
+            reason = result.undefined.get("fvo_increase", _NO_REASON)
+            found.setdefault(reason, []).append(f"change of FVO at {result.precision}")
+    notes = [f"Not defined: {_first(places)}: {reason}" for reason, places in list(found.items())[:MOST_REASONS]]
+    more = len(found) - len(notes)
+    return (*notes, *([f"Not defined: {more:,} more reasons like these"] if more else []))
+
+
+def _first(places: Sequence[str]) -> str:
+    more = len(places) - _MOST_PLACES
+    return ", ".join(places[:_MOST_PLACES]) + (f" and {more:,} more" if more > 0 else "")

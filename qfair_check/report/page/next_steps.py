@@ -71,8 +71,9 @@ def _by_layer(audit: Audit, failed: list[str]) -> list[Step]:
     for name in failed:
         if (found := layer_cure(audit.at(name))) is not None:
             named.setdefault(found, []).append(name)
+    beside = ", beside those that have bits of their own" if audit.settings.allocation else ""
     return [
-        Step(f"Keep the layer that costs the worst-hurt group most at {all_of(names)} at more bits:", option)
+        Step(f"Keep the layer that costs the worst-hurt group most at {all_of(names)} at more bits{beside}:", option)
         for (_, option), names in named.items()
     ]
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from markupsafe import Markup
 
 from qfair_check.judge.checks import CHECKS, Check
-from qfair_check.judge.text import compact, describe, interval_text, printable
+from qfair_check.judge.text import compact, describe, digits_apart, interval_text, printable
 from qfair_check.judge.verdicts import Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.page.words import MINUS, all_of, as_command_line, bidi_name, counted, fixed, joined
@@ -204,16 +204,15 @@ def _loss(audit: Audit, result: PrecisionResult) -> Markup:
 
 
 def _change(before: Measures, after: Measures) -> str:
-    start, end = before.accuracy, after.accuracy
+    """Return how accuracy changes, with digits enough to tell before and after apart."""
+    start, end = before.exact_accuracy, after.exact_accuracy
     if start is None or end is None:
         return "is not defined"
-    change = end - start
-    if not change:
-        return f"stays at {start:.3f}"
-    verb = "rises" if change > 0 else "falls"
-    if not round(change, _FEWEST_DIGITS):
-        return f"{verb} by less than 0.001, from {start:.3f}"
-    return f"{verb} by {abs(change):.3f}, from {start:.3f} to {end:.3f}"
+    if start == end:
+        return f"stays at {float(start):.{_FEWEST_DIGITS}f}"
+    digits = digits_apart((start, end))
+    amount, old, new = (f"{float(value):.{digits}f}" for value in (abs(end - start), start, end))
+    return f"{'rises' if end > start else 'falls'} by {amount}, from {old} to {new}"
 
 
 def _insufficient(reported: Reported) -> Markup:

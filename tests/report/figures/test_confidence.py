@@ -22,6 +22,11 @@ def test_what_is_not_defined_is_said(make_audit):
     assert exhibit.table.rows[1][3:] == ["not defined"] * BINS
 
 
+def test_an_audit_without_it_says_how_to_get_it(curved_audit, with_group):
+    audit = curved_audit(["A"], ["fp32"])
+    assert "audit the model again" in dtdb_exhibit(with_group(audit, "fp32", 0, dtdb=())).reason
+
+
 def test_each_drawn_group_has_a_panel(curved_audit, texts):
     shown = texts(dtdb_exhibit(curved_audit([f"g{place}" for place in range(13)])).drawings[0])
     assert sum(text.startswith("g") for text in shown) == 12

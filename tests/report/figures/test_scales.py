@@ -45,6 +45,9 @@ def test_magnitudes_do_not_depend_on_the_unit(values, unit):
         (1 - 1e-4, "0.9999"),
         (99999, "99999"),
         (1e12, "1e12"),
+        (123450, "1.2345e5"),
+        (0.1 + 0.2, "0.3"),
+        (12.345675, "12.345675"),
     ],
 )
 def test_ticks_are_short(value, text):

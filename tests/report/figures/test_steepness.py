@@ -52,6 +52,13 @@ def test_what_did_not_converge_is_hollow_and_said(curved_audit, parsed):
     assert exhibit.table.rows[0][-1].endswith("(not converged)")
 
 
+def test_what_did_not_converge_is_hollow_among_the_points_too(curved_audit, parsed):
+    drawing = lambda_exhibit(curved_audit(converged=False)).drawings[0]
+    assert sum(use.get("fill-opacity") == "0" for use in parsed(drawing).iter("use")) == 3  # once in each panel
+    drawing = lambda_exhibit(curved_audit()).drawings[0]
+    assert not any(use.get("fill-opacity") == "0" for use in parsed(drawing).iter("use"))
+
+
 def test_what_is_not_defined_is_said_with_its_reason(curved_audit):
     exhibit = gradient_exhibit(curved_audit(gradient_norm=None, undefined={"gradient_norm": "no samples"}))
     assert "Not drawn: gradient norm of $x$ and $y$ at int4 is not defined: no samples." in exhibit.notes
@@ -66,3 +73,9 @@ def test_a_model_without_gradients_makes_them_absent_with_the_reason(curved_audi
     }
     audit = curved_audit(["A"], ["fp32", "int4"], **nothing)
     assert gradient_exhibit(audit, ["int4"]).reason == "no group has a gradient norm: no gradients"
+
+
+def test_extreme_values_are_drawn(curved_audit, marks):
+    many = marks(lambda_exhibit(curved_audit()).drawings[0])
+    for value in (1e308, 5e-324):
+        assert marks(lambda_exhibit(curved_audit(lambda_max=value)).drawings[0]) == many

@@ -1,5 +1,12 @@
 from qfair_check.judge.text import MOST_REASONS
-from qfair_check.report.figures.values import Quantity, Value, drawn_groups, undefined_notes
+from qfair_check.report.figures.values import (
+    Quantity,
+    Value,
+    below_log_notes,
+    drawn_groups,
+    table_names,
+    undefined_notes,
+)
 
 
 def of(names, make_audit):
@@ -7,11 +14,31 @@ def of(names, make_audit):
     return make_audit(dict.fromkeys(names, 50), fp32=counts, int4=counts)
 
 
-def test_one_reason_is_one_note_with_the_groups_and_precisions_it_holds_for(make_audit):
+def test_a_note_names_groups_at_just_the_precisions_that_it_holds_for(make_audit):
     audit = of("ABC", make_audit)
     missing, there = Value(None, "no samples"), Value(1.0)
-    quantity = Quantity("loss", {"fp32": (missing, there, there), "int4": (missing, missing, there)})
-    assert undefined_notes(audit, [quantity]) == ("Not drawn: loss of A, B at fp32, int4 is not defined: no samples.",)
+    alike = Quantity("loss", {"fp32": (missing, missing, there), "int4": (missing, missing, there)})
+    assert undefined_notes(audit, [alike]) == ("Not drawn: loss of A, B at fp32, int4 is not defined: no samples.",)
+    apart = Quantity("loss", {"fp32": (missing, there, there), "int4": (there, missing, there)})
+    assert undefined_notes(audit, [apart]) == (
+        "Not drawn: loss of A at fp32 is not defined: no samples.",
+        "Not drawn: loss of B at int4 is not defined: no samples.",
+    )
+
+
+def test_doubts_and_zeros_are_told_at_just_their_precisions(make_audit):
+    audit = of("AB", make_audit)
+    doubtful, zero, there = Value(2.0, is_settled=False), Value(0.0), Value(1.0)
+    quantity = Quantity("λmax", {"fp32": (doubtful, zero), "int4": (zero, doubtful)})
+    assert undefined_notes(audit, [quantity]) == (
+        "Hollow: λmax of A at fp32 did not converge: the true value may be larger.",
+        "Hollow: λmax of B at int4 did not converge: the true value may be larger.",
+    )
+    assert [note.partition(" is 0")[0] for note in below_log_notes(audit, quantity)] == [
+        "Not drawn: λmax of B at fp32",
+        "Not drawn: λmax of A at int4",
+    ]
+    assert below_log_notes(audit, Quantity("λmax", {"int4": (there, there)})) == ()
 
 
 def test_many_groups_are_counted(make_audit):
@@ -36,6 +63,15 @@ def test_a_group_without_accuracy_is_among_the_worst(make_audit):
     counts = {name: 20 + place for place, name in enumerate(names)}
     audit = make_audit(dict.fromkeys(names, 50), fp32=counts, int4=counts | {"g25": None})
     assert drawn_groups(audit) == [*range(10), 25, 29]
+
+
+def test_long_names_stay_apart_in_tables(make_audit):
+    head, inner = "x" * 150, "y" * 5000
+    names = [f"{head}1", f"{head}2", f"a{inner}b", f"a{inner[:2000]}z{inner[2000:]}b", "plain"]
+    shown = table_names(of(names, make_audit))
+    assert len(set(shown)) == len(names)
+    assert all(len(name) <= 104 for name in shown)
+    assert table_names(of(["plain", "two\nlines"], make_audit)) == ["plain", "two\\nlines"]
 
 
 def test_cells_tell_interval_and_doubt():

@@ -27,9 +27,9 @@ def test_each_precision_has_a_panel_and_each_bin_a_row(make_audit, texts):
     assert {"fp32", "int4"} <= set(texts(exhibit.drawings[0]))
     assert exhibit.table.head == ["weight", "fp32", "int4"]
     assert exhibit.table.rows == [
-        ["-1 to -0.9802", "1000", "0"],
-        ["-0.5 to 0", "0", "3"],
-        ["0 to 0.5", "0", "4"],
+        ["-1 to -0.9802", "1000", "-"],
+        ["-0.5 to 0", "-", "3"],
+        ["0 to 0.5", "-", "4"],
     ]
 
 
@@ -40,3 +40,13 @@ def test_weights_that_are_all_zero_can_be_drawn(make_audit):
         for result in audit.precisions
     )
     assert weight_distribution_exhibit(replace(audit, precisions=flat)).drawings
+
+
+def test_levels_are_of_a_channel_where_channels_have_scales(make_audit):
+    audit = audit_of(make_audit)
+    assert "At int4 a layer has at most 15 distinct values." in weight_distribution_exhibit(audit).drawings[0].alt
+    weights = audit.at(4).weights
+    layer = replace(weights.layers[0], scale=(0.1,) * 10, zero_point=(0,) * 10)
+    channels = replace(audit.at(4), weights=replace(weights, layers=(layer,)))
+    alt = weight_distribution_exhibit(replace(audit, precisions=(audit.fp32, channels))).drawings[0].alt
+    assert "At int4 a channel has at most 15 distinct values." in alt

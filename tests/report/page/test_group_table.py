@@ -77,6 +77,34 @@ def test_what_is_not_defined_says_why(make_audit):
     )
 
 
+def test_a_change_that_is_not_defined_says_why(make_audit):
+    counts = {"A": 40, "B": 30}
+    made = make_audit({"A": 50, "B": 50}, fp32=counts, int4=counts)
+    int4 = made.at(4)
+    changed = replace(int4.groups[0], accuracy_drop=None, undefined={"accuracy_drop": "NaN at fp32"})
+    undefined = {"fvo_increase": "group A: NaN at fp32"}
+    int4 = replace(int4, groups=(changed, int4.groups[1]), fvo_increase=None, undefined=undefined)
+    table = accuracy_table(replace(made, precisions=(made.fp32, int4)))
+    assert texts(table.rows[0]) == ["0.800", "0.800", "-"]
+    assert table.notes == (
+        "Not defined: change of A at int4: NaN at fp32",
+        "Not defined: change of FVO at int4: group A: NaN at fp32",
+    )
+
+
+def test_notes_on_many_groups_are_counted(make_audit):
+    counts = {f"g{place}": 40 for place in range(300)}
+    made = make_audit(counts, fp32=counts, int4=dict.fromkeys(counts))
+    reason, _ = accuracy_table(made).notes
+    assert reason.endswith("g19 at int4 and 280 more: 1 of them has NaN or infinite logits")
+    groups = tuple(
+        replace(group, undefined={"accuracy": name}) for name, group in zip(counts, made.at(4).groups, strict=True)
+    )
+    notes = accuracy_table(replace(made, precisions=(made.fp32, replace(made.at(4), groups=groups)))).notes
+    assert len(notes) == 11
+    assert notes[-1] == "Not defined: 291 more reasons like these"
+
+
 def test_curvature(make_audit, make_curvature):
     fp32 = {"zero": 89, "eight": 56}
     groups = {

@@ -77,6 +77,8 @@ def test_the_costliest_layer_is_named(make_audit, make_curvature, judged):
         "Keep the layer that costs the worst-hurt group most at int4 and int3 at more bits:",
         "--layer-bits fc=8",
     )
+    own = replace(made, settings=replace(made.settings, allocation="conv=8"))
+    assert told(judged(own))[0][0].endswith("at more bits, beside those that have bits of their own:")
     assert ("See which layers hurt which group:", "qfair explain a.json") in steps
     assert "--curvature" not in [command for _, command in steps]
 
