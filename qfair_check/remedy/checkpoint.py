@@ -17,7 +17,7 @@ from qfair_check.remedy.attach import FrozenModel, LearnedGrid
 from qfair_check.remedy.epoch import EpochLoss, Trainee
 from qfair_check.remedy.selection import Candidate, GroupCounts
 
-_FORMAT = 1
+_FORMAT = 2
 _WHAT = {"recipe": "another recipe", "data": "other training data", "model": "another model"}
 
 
@@ -47,22 +47,34 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progressed:
-    """Where a run stands: epochs so far, quantized models still worth keeping by their candidate, and why it ended."""
+    """Where a run stands.
+
+    Parameters
+    ----------
+    records : tuple of EpochRecord
+    kept : mapping of Candidate to mapping
+        Quantized models that are still worth keeping.
+    stopped : str
+        Why it ended early.
+    seconds : float
+        How much of a budget in minutes is spent.
+    """
 
     records: tuple[EpochRecord, ...]
     kept: Mapping[Candidate, Mapping[str, Any]]
     stopped: str = ""
+    seconds: float = 0.0
 
 
 def frozen_state(model: FrozenModel) -> dict[str, Any]:
     """Return copies of a quantized model's values and grids, on the CPU, as plain tensors and numbers."""
     return {
-        "state": {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()},
+        "state": {name: value.detach().cpu().contiguous().clone() for name, value in model.module.state_dict().items()},
         "grids": {
             name: {
                 "bits": learned.bits,
                 "grid": learned.grid,
-                "codes": learned.tensor.codes.cpu().clone(),
+                "codes": learned.tensor.codes.cpu().contiguous().clone(),
                 "scale": learned.tensor.scale.detach().cpu().clone(),
                 "zero_point": learned.tensor.zero_point.cpu().clone(),
                 "clipped": learned.tensor.clipped,
@@ -112,6 +124,7 @@ def save_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee, pro
             "records": [asdict(record) for record in progressed.records],
             "kept": [{"candidate": asdict(candidate), **state} for candidate, state in progressed.kept.items()],
             "stopped": progressed.stopped,
+            "seconds": progressed.seconds,
         },
         content,
     )
@@ -159,6 +172,7 @@ def load_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee) -> 
         tuple(_record(plain) for plain in saved["records"]),
         {_candidate(kept["candidate"]): {"state": kept["state"], "grids": kept["grids"]} for kept in saved["kept"]},
         saved["stopped"],
+        saved["seconds"],
     )
 
 
@@ -173,7 +187,7 @@ def _record(plain: Mapping[str, Any]) -> EpochRecord:
 
 
 def _candidate(plain: Mapping[str, Any]) -> Candidate:
-    return Candidate(plain["epoch"], plain["statistics"], _counts(plain["counts"]), plain["allocation"])
+    return Candidate(**{**plain, "counts": _counts(plain["counts"])})
 
 
 def _counts(plain: Mapping[str, Any]) -> GroupCounts:

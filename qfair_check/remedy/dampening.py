@@ -16,37 +16,35 @@ from qfair_check.remedy.attach import lsq_layers
 _QUIET_SHARE = 0.25
 
 
-def dampening_coefficient(iteration: int, iterations: int, end: float = 0.1) -> float:
-    """Return lambda(t), the weight of `dampening_loss`: 0 for the first quarter, then a half cosine up to its end.
+def dampening_coefficient(passed: float, end: float = 0.1) -> float:
+    """Return lambda(r), the weight of `dampening_loss`: 0 for the first quarter, then a half cosine up to its end.
 
-    end * (1 - cos(pi r)) / 2, with r the fraction of the last three quarters that has passed.
+    end * (1 - cos(pi s)) / 2, with s the fraction of the last three quarters that has passed.
 
     Parameters
     ----------
-    iteration : int
-        t, from 0 to `iterations`.
-    iterations : int
-        Of the whole training.
+    passed : float
+        r, the fraction of the whole training that has passed, in [0, 1].
     end : float
 
     Raises
     ------
     OptionError
-        If the iteration is not among the iterations, or the end is negative or not finite.
+        If the fraction is out of range, or the end is negative or not finite.
 
     Source: Nagel et al. 2022, arXiv 2203.11086, section 4.1; 0.1 is what the authors used at 3 and 4 bits.
 
     Examples
     --------
-    >>> [round(dampening_coefficient(t, 8), 4) for t in range(0, 9)]
+    >>> [round(dampening_coefficient(t / 8), 4) for t in range(0, 9)]
     [0.0, 0.0, 0.0, 0.0067, 0.025, 0.05, 0.075, 0.0933, 0.1]
     """
-    if not 0 <= iteration <= iterations or not iterations:
-        raise OptionError(f"there is no iteration {iteration} among {iterations}")
+    if not 0 <= passed <= 1:
+        raise OptionError(f"a fraction of the training is {passed:g}: give a number from 0 to 1")
     if not (math.isfinite(end) and end >= 0):
         raise OptionError(f"the end of the dampening coefficient is {end:g}: give a number that is not negative")
-    passed = max(0.0, (iteration / iterations - _QUIET_SHARE) / (1 - _QUIET_SHARE))
-    return end * (1 - math.cos(math.pi * passed)) / 2
+    late = max(0.0, (passed - _QUIET_SHARE) / (1 - _QUIET_SHARE))
+    return end * (1 - math.cos(math.pi * late)) / 2
 
 
 def dampening_loss(module: nn.Module) -> Tensor:

@@ -14,6 +14,7 @@ from qfair_check.errors import MeasureError
 from qfair_check.inputs.sample import called
 from qfair_check.measure.outputs import logits_of
 from qfair_check.remedy.attach import lsq_layers, step_parameters
+from qfair_check.remedy.budget import Budget
 from qfair_check.remedy.dampening import OscillationTracker, dampening_coefficient, dampening_loss
 from qfair_check.remedy.loss import weighted_cross_entropy
 from qfair_check.remedy.recipe import Recipe
@@ -102,15 +103,15 @@ def without_single(order: Integers, batch_size: int) -> Integers:
     return order[:-1] if len(order) % batch_size == 1 and len(order) > 1 else order
 
 
-def cosine_rate(rate: float, iteration: int, iterations: int) -> float:
-    """Return rate (1 + cos(pi t / T)) / 2.
+def cosine_rate(rate: float, passed: float) -> float:
+    """Return rate (1 + cos(pi r)) / 2, with r the fraction of the training that has passed.
 
     Examples
     --------
-    >>> [round(cosine_rate(0.1, t, 4), 3) for t in range(5)]
+    >>> [round(cosine_rate(0.1, t / 4), 3) for t in range(5)]
     [0.1, 0.085, 0.05, 0.015, 0.0]
     """
-    return rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
+    return rate * (1 + math.cos(math.pi * passed)) / 2
 
 
 def train_epoch(
@@ -121,9 +122,13 @@ def train_epoch(
     *,
     epoch: int,
     per_epoch: int,
+    budget: Budget,
+    teacher: nn.Module | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> EpochLoss:
     """Train for one epoch: cross-entropy, weighted by group, plus lambda(t) times the dampening loss.
+
+    Where the recipe distils, a share of the cross-entropy is replaced by `distillation_loss`.
 
     With weights the loss is G times `weighted_cross_entropy`, so that G equal ones give the plain mean, and a learning
     rate means the same with and without them.
@@ -139,6 +144,10 @@ def train_epoch(
         From 0.
     per_epoch : int
         Batches in an epoch.
+    budget : Budget
+        Rates and coefficients follow the fraction of it that has passed; where it is used up the epoch ends.
+    teacher : torch.nn.Module, optional
+        In eval mode; its outputs are part of the target where the recipe distils.
     progress : callable, optional
 
     Raises
@@ -147,20 +156,21 @@ def train_epoch(
         If the loss is NaN or infinite, before it reaches the weights; or weights are, after the epoch.
     """
     trainee.module.train()
-    iterations = recipe.epochs * per_epoch
     total = damped = 0.0
     seen = 0
     for index, batch in enumerate(batches):
-        iteration = epoch * per_epoch + index
+        passed = budget.passed(epoch * per_epoch + index)
+        if passed >= 1:
+            break
         for group in trainee.optimizer.param_groups:
-            group["lr"] = cosine_rate(group["initial_lr"], iteration, iterations)
+            group["lr"] = cosine_rate(group["initial_lr"], passed)
         trainee.optimizer.zero_grad(set_to_none=True)
-        cross_entropy = _cross_entropy(trainee.module, batch, weights)
-        loss, extra = cross_entropy, 0.0
-        coefficient = dampening_coefficient(iteration, iterations, recipe.dampening) if trainee.tracker else 0.0
+        fitted = _fitted(trainee.module, batch, recipe, weights, teacher)
+        loss, extra = fitted, 0.0
+        coefficient = dampening_coefficient(passed, recipe.dampening) if trainee.tracker else 0.0
         if coefficient:
             penalty = coefficient * dampening_loss(trainee.module)
-            loss, extra = cross_entropy + penalty, float(penalty.detach())
+            loss, extra = fitted + penalty, float(penalty.detach())
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
@@ -193,8 +203,44 @@ def oscillating_share(trainee: Trainee) -> float | None:
     return math.fsum(shares[name] * size for name, size in sizes.items()) / max(sum(sizes.values()), 1)
 
 
-def _cross_entropy(module: nn.Module, batch: Batch, weights: Tensor | None) -> Tensor:
-    logits = logits_of(called(module, batch.inputs), len(batch))
+def distillation_loss(logits: Tensor, taught: Tensor, temperature: float = 2.0) -> Tensor:
+    """Return T^2 KL(softmax(taught / T) || softmax(logits / T)), the mean over samples.
+
+    Parameters
+    ----------
+    logits, taught : floating tensor, shape (samples, classes)
+        Of the model in training, and of its teacher.
+    temperature : float
+        T; T^2 keeps gradients of one size whatever it is.
+
+    Source: Hinton et al. 2015, arXiv 1503.02531, section 2.
+
+    Examples
+    --------
+    >>> one, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    >>> distillation_loss(one, one).item(), round(distillation_loss(one, other).item(), 4)
+    (0.0, 1.8485)
+    """
+    student, teacher = (functional.log_softmax(values / temperature, dim=1) for values in (logits, taught))
+    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _fitted(
+    module: nn.Module, batch: Batch, recipe: Recipe, weights: Tensor | None, teacher: nn.Module | None
+) -> Tensor:
+    logits = _outputs(module, batch, recipe)
     if weights is None:
-        return functional.cross_entropy(logits, batch.labels)
-    return len(weights) * weighted_cross_entropy(logits, batch.labels, batch.groups, weights)
+        loss = functional.cross_entropy(logits, batch.labels)
+    else:
+        loss = len(weights) * weighted_cross_entropy(logits, batch.labels, batch.groups, weights)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        taught = _outputs(teacher, batch, recipe)
+    return (1 - recipe.distillation) * loss + recipe.distillation * distillation_loss(logits, taught)
+
+
+def _outputs(module: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=recipe.amp):
+        outputs = called(module, batch.inputs)
+    return logits_of(outputs, len(batch)).float()

@@ -1,25 +1,30 @@
 """What could be taken at the end of an epoch, counted on held-out samples."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qfair_check.inputs.sample import called
 from qfair_check.measure.chunks import CHUNK
 from qfair_check.measure.outputs import logits_of
 from qfair_check.remedy.attach import FrozenModel
+from qfair_check.remedy.augment import Augmentation, applicable, augmented
 from qfair_check.remedy.batchnorm import reestimate_batchnorm
 from qfair_check.remedy.epoch import without_single
 from qfair_check.remedy.holdout import Split
+from qfair_check.remedy.offsets import equalizing_offsets, moved_bias, output_bias
 from qfair_check.remedy.samples import Batch, TrainingSamples
 from qfair_check.remedy.selection import Candidate, GroupCounts, Statistics
 
 Integers = NDArray[np.int64]
 STATISTICS_SAMPLES = 4096
+ADJUSTMENTS = (0.25, 0.5, 0.75, 1.0)
+MOST_HARM = 0.02
+_TRIED = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +47,13 @@ class Bench:
     batch_size: int
     seed: int
 
+    @property
+    def classes_are_groups(self) -> bool:
+        """Whether every group is one class, and every class one group."""
+        samples = self.samples
+        pairs = np.unique(np.stack([samples.labels, samples.groups]), axis=1)
+        return all(len(np.unique(ends)) == pairs.shape[1] for ends in pairs)
+
     def statistics_batches(self) -> Iterator[Batch]:
         """Yield shuffled samples that are trained on, of natural distribution, the same each time; at most 4096."""
         order = np.random.default_rng(self.seed).permutation(self.split.fit)[:STATISTICS_SAMPLES]
@@ -57,29 +69,90 @@ class Bench:
 
 def count_correct(module: nn.Module, bench: Bench, indices: Integers) -> GroupCounts:
     """Return correct predictions and samples by group of a module in eval mode; NaN or infinite logits are wrong."""
-    groups = len(bench.samples.group_names)
-    right = torch.zeros(groups, dtype=torch.int64)
-    with torch.inference_mode():
-        for batch in bench.samples.batches(indices, CHUNK, bench.device):
-            logits = logits_of(called(module, batch.inputs), len(batch))
-            hit = (logits.argmax(dim=1) == batch.labels) & torch.isfinite(logits).all(dim=1)
-            right += torch.bincount(batch.groups[hit], minlength=groups).cpu()
-    held = np.bincount(bench.samples.groups[indices], minlength=groups)
-    return GroupCounts(tuple(right.tolist()), tuple(held.tolist()))
+    return _counted(_logits(module, bench.samples.batches(indices, CHUNK, bench.device)), bench, indices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A candidate, and the quantized model that it is: `model` with some values of its state dict changed."""
+
+    candidate: Candidate
+    model: FrozenModel
+    changed: Mapping[str, Tensor]
 
 
 def made_candidates(
-    frozen: FrozenModel, bench: Bench, epoch: int | None, allocation: str = ""
-) -> list[tuple[Candidate, FrozenModel]]:
+    frozen: FrozenModel, bench: Bench, epoch: int | None, allocation: str = "", *, adjusts: bool = False
+) -> list[Made]:
     """Return a quantized model with BatchNorm statistics re-estimated for it, and with those it has, both counted.
 
-    Without BatchNorm there is one of them.
+    Without BatchNorm there is one of them. Where classes are the groups and outputs may be adjusted, each is followed
+    by itself with shares of the offsets that bring the groups to one accuracy (`equalizing_offsets`).
     """
     again = reestimate_batchnorm(frozen.module, (batch.inputs for batch in bench.statistics_batches()))
-    made: list[tuple[Statistics, FrozenModel]] = [("running", frozen)]
+    models: list[tuple[Statistics, FrozenModel]] = [("running", frozen)]
     if again is not frozen.module:
-        made.insert(0, ("re-estimated", FrozenModel(again, frozen.grids)))
-    return [
-        (Candidate(epoch, statistics, count_correct(model.module, bench, bench.split.held_out), allocation), model)
-        for statistics, model in made
-    ]
+        models.insert(0, ("re-estimated", FrozenModel(again, frozen.grids)))
+    held = bench.split.held_out
+    made = []
+    for statistics, model in models:
+        logits = _logits(model.module, bench.samples.batches(held, CHUNK, bench.device))
+        plain = Candidate(epoch, statistics, _counted(logits, bench, held), allocation)
+        made.append(Made(plain, model, {}))
+        if adjusts and bench.classes_are_groups:
+            made += _adjusted(plain, model, logits, bench)
+    return made
+
+
+def harmless(given: nn.Module, bench: Bench, seed: int) -> tuple[Augmentation, ...]:
+    """Return the changes of images under which a model that was not trained here stays accurate.
+
+    A change is one that the task allows if at most 0.02 of the overall accuracy on held-out samples is lost by it: the
+    mirror image of a face is a face, that of a digit is not. Data that are no images allow none.
+
+    Parameters
+    ----------
+    given : torch.nn.Module
+        In eval mode, on the device of the bench.
+    bench : Bench
+    seed : int
+    """
+    held = bench.split.held_out
+    labels = torch.from_numpy(bench.samples.labels[held])
+
+    def correct(kinds: tuple[Augmentation, ...]) -> int:
+        generator = torch.Generator().manual_seed(seed)
+        batches = bench.samples.batches(held, CHUNK, bench.device)
+        changed = (replace(one, inputs=augmented(one.inputs, kinds, generator)) for one in batches)  # type: ignore[arg-type]
+        return int((_logits(given, changed).argmax(dim=1).cpu() == labels).sum())
+
+    kinds = applicable(bench.samples.inputs)
+    least = correct(()) - MOST_HARM * len(held) if kinds else 0
+    return tuple(kind for kind in kinds if correct((kind,)) >= least)
+
+
+def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench) -> Iterator[Made]:
+    if not bool(torch.isfinite(logits).all()):
+        return
+    held = bench.split.held_out
+    name = output_bias(model.module, bench.samples.take(held[:_TRIED], bench.device).inputs)
+    if name is None:
+        return
+    offsets = equalizing_offsets(logits, torch.from_numpy(bench.samples.labels[held]).to(logits.device))
+    bias = model.module.get_parameter(name).detach()
+    for share in ADJUSTMENTS:
+        counts = _counted(logits + share * offsets, bench, held)
+        yield Made(replace(plain, counts=counts, adjusted=share), model, {name: moved_bias(bias, share * offsets)})
+
+
+def _logits(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([logits_of(called(module, batch.inputs), len(batch)).float() for batch in batches])
+
+
+def _counted(logits: Tensor, bench: Bench, indices: Integers) -> GroupCounts:
+    labels = torch.from_numpy(bench.samples.labels[indices]).to(logits.device)
+    hit = ((logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)).cpu().numpy()
+    groups, every = bench.samples.groups[indices], len(bench.samples.group_names)
+    right, held = (np.bincount(some, minlength=every) for some in (groups[hit], groups))
+    return GroupCounts(tuple(right.tolist()), tuple(held.tolist()))

@@ -1,55 +1,28 @@
 """The only composer of a remedy: a model, training data and a recipe in, a fairer quantized model out."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
-from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import copy_of
-from qfair_check.remedy.attach import FrozenModel, LearnedGrid, attach_lsq, freeze_lsq
-from qfair_check.remedy.checkpoint import (
-    EpochRecord,
-    Progressed,
-    frozen_model,
-    frozen_state,
-    load_checkpoint,
-    save_checkpoint,
-)
-from qfair_check.remedy.epoch import (
-    DivergedError,
-    Step,
-    Trainee,
-    epoch_order,
-    oscillating_share,
-    train_epoch,
-    trainee_of,
-)
-from qfair_check.remedy.evaluate import Bench, count_correct, made_candidates
+from qfair_check.remedy.attach import LearnedGrid
+from qfair_check.remedy.augment import Augmentation
+from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_model
+from qfair_check.remedy.evaluate import Bench, count_correct, harmless
 from qfair_check.remedy.holdout import check_groups, overlap_notice, split_by_group
-from qfair_check.remedy.loss import group_weights
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import TrainingSamples, digests_of, read_samples
-from qfair_check.remedy.selection import (
-    Candidate,
-    GroupCounts,
-    contenders,
-    epochs_without_gain,
-    is_better,
-    reason,
-    select,
-)
-
-Report = Callable[[Step | EpochRecord], object]
+from qfair_check.remedy.selection import Candidate, GroupCounts, is_better, reason, select
+from qfair_check.remedy.training import Report, Training, all_candidates, kept_states
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +51,8 @@ class Remedy:
         higher overall accuracy. Those samples may have trained the model as it was given, which favours PTQ.
     data_bytes : int
         Memory that the training data took.
+    augmentation : tuple of str
+        How images were changed at random while they trained.
     notices : tuple of str
         What the user must see: an overlap with audited data, an early end.
     """
@@ -93,6 +68,7 @@ class Remedy:
     reason: str
     better_than_ptq: bool
     data_bytes: int
+    augmentation: tuple[Augmentation, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -149,15 +125,18 @@ def remediate(
             samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed
         )
         bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
-        origin = count_correct(copy_of(module).float().eval().to(device), bench, split.held_out)
-        work = _Work(subject, module, recipe, bench, origin)
-        rounded = work.rounded()
-        progressed = Progressed((), work.kept(rounded, {}, [candidate for candidate, _ in rounded]))
-        if recipe.strategy != "ptq":
+        given = copy_of(module).float().eval().to(device)
+        origin = count_correct(given, bench, split.held_out)
+        kinds = _augmentation(given, bench, recipe)
+        training = Training(subject, module, recipe, bench, kinds)
+        rounded = training.rounded()
+        plain = tuple(made.candidate for made in rounded)
+        if recipe.strategy == "ptq":
+            progressed = Progressed((), kept_states(rounded, {}, plain))
+        else:
             path = None if checkpoint is None else Path(checkpoint)
-            progressed = work.trained(progressed, [candidate for candidate, _ in rounded], path, progress)
-    plain = tuple(candidate for candidate, _ in rounded)
-    every = _all_candidates(plain, progressed.records)
+            progressed = training.run(rounded, path, progress)
+    every = all_candidates(plain, progressed.records)
     chosen = select(every)
     taken = frozen_model(module, progressed.kept[chosen])
     if progressed.stopped:
@@ -180,112 +159,9 @@ def remediate(
         reason=reason(chosen, every),
         better_than_ptq=better,
         data_bytes=samples.nbytes,
+        augmentation=kinds,
         notices=tuple(notices),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """A model and its samples, ready to be trained."""
-
-    subject: Model
-    module: nn.Module
-    recipe: Recipe
-    bench: Bench
-    origin: GroupCounts
-
-    def rounded(self) -> list[tuple[Candidate, FrozenModel]]:
-        """Return PTQ at the bits asked for, and with the layers that have others."""
-        mixed = self.recipe.allocation
-        plain = replace(mixed, first_last=None, layer_bits=())
-        made = made_candidates(self._on_grid(self.module, plain), self.bench, None)
-        if mixed != plain:
-            made += made_candidates(self._on_grid(self.module, mixed), self.bench, None, str(mixed))
-        return made
-
-    def trained(
-        self, progressed: Progressed, rounded: Sequence[Candidate], path: Path | None, progress: Report | None
-    ) -> Progressed:
-        """Train for the epochs that are left, or until nothing is gained."""
-        recipe, samples, fit = self.recipe, self.bench.samples, self.bench.split.fit
-        trainee = trainee_of(self._attached() if recipe.trains_grid else self._copy(), recipe)
-        hashes = {"recipe": recipe.sha256, "data": samples.sha256, "model": self.subject.sha256 or ""}
-        if path is not None and path.exists():
-            progressed = load_checkpoint(path, hashes, trainee)
-        weights = None
-        if recipe.group_weights is not None:
-            weights = group_weights(dict(recipe.group_weights), samples.group_names).to(self.bench.device)
-        per_epoch = -(-len(epoch_order(recipe, samples.groups[fit], 0)) // recipe.batch_size)
-        for epoch in range(len(progressed.records), recipe.epochs):
-            if progressed.stopped:
-                break
-            _seed_all((recipe.seed, epoch), self.bench.device)
-            order = fit[epoch_order(recipe, samples.groups[fit], epoch)]
-            batches = samples.batches(order, recipe.batch_size, self.bench.device)
-            try:
-                loss = train_epoch(
-                    trainee, batches, recipe, weights, epoch=epoch, per_epoch=per_epoch, progress=progress
-                )
-            except DivergedError as error:
-                return replace(progressed, stopped=f"training stopped: {error}; epochs before it are kept")
-            made = made_candidates(self._frozen(trainee), self.bench, epoch + 1)
-            record = EpochRecord(
-                epoch + 1,
-                loss,
-                tuple(candidate for candidate, _ in made),
-                count_correct(made[0][1].module, self.bench, self.bench.fit_part()),
-                oscillating_share(trainee),
-            )
-            records = (*progressed.records, record)
-            every = _all_candidates(rounded, records)
-            idle = epochs_without_gain(every, epoch + 1)
-            ended = idle >= recipe.patience and epoch + 1 < recipe.epochs
-            progressed = Progressed(
-                records,
-                self.kept(made, progressed.kept, every),
-                f"training stopped after epoch {epoch + 1}: none of the last {idle} was better" if ended else "",
-            )
-            if path is not None:
-                save_checkpoint(path, hashes, trainee, progressed)
-            if progress:
-                progress(record)
-        return progressed
-
-    def kept(
-        self,
-        made: Sequence[tuple[Candidate, FrozenModel]],
-        before: Mapping[Candidate, Mapping[str, Any]],
-        every: Sequence[Candidate],
-    ) -> dict[Candidate, Mapping[str, Any]]:
-        """Return the states of those candidates that can still be chosen."""
-        new = dict(made)
-        return {
-            candidate: before[candidate] if candidate in before else frozen_state(new[candidate])
-            for candidate in contenders(every)
-        }
-
-    def _copy(self) -> nn.Module:
-        return copy_of(self.module).float().to(self.bench.device)
-
-    def _attached(self) -> nn.Module:
-        return self._with_grid(self._copy(), self.recipe.allocation)
-
-    def _frozen(self, trainee: Trainee) -> FrozenModel:
-        if self.recipe.trains_grid:
-            return freeze_lsq(trainee.module)
-        return self._on_grid(trainee.module, self.recipe.allocation)
-
-    def _on_grid(self, module: nn.Module, allocation: Allocation) -> FrozenModel:
-        return freeze_lsq(self._with_grid(module, allocation))
-
-    def _with_grid(self, module: nn.Module, allocation: Allocation) -> nn.Module:
-        example = self.bench.samples.take(self.bench.split.fit[:1], self.bench.device)
-        on_device = copy_of(module).to(self.bench.device)
-        return attach_lsq(on_device, self.recipe.bits, self.recipe.scheme, allocation=allocation, batch=example.inputs)
-
-
-def _all_candidates(rounded: Sequence[Candidate], records: Sequence[EpochRecord]) -> list[Candidate]:
-    return [*rounded, *(candidate for record in records for candidate in record.candidates)]
 
 
 def _data(given: object, subject: Model) -> Any:
@@ -299,6 +175,12 @@ def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, 
     check_groups(samples.group_names, names)
     if told := overlap_notice(samples.digests, digests):
         yield told
+
+
+def _augmentation(given: nn.Module, bench: Bench, recipe: Recipe) -> tuple[Augmentation, ...]:
+    if recipe.strategy == "ptq":
+        return ()
+    return harmless(given, bench, recipe.seed) if recipe.augmentation is None else recipe.augmentation
 
 
 def _trainable(subject: Model, recipe: Recipe) -> nn.Module:
@@ -331,11 +213,3 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
             return
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
-
-
-def _seed_all(entropy: tuple[int, int], device: torch.device) -> None:
-    """Seed what layers such as dropout draw from, in a state that the caller restores."""
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

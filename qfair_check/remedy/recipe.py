@@ -11,11 +11,13 @@ from qfair_check.precision import Precision
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.spec import Scheme
 from qfair_check.remedy.attach import FIRST_LAST_8
+from qfair_check.remedy.augment import AUGMENTATIONS, Augmentation
 
 Strategy = Literal["ptq", "fair-base", "mpqat", "fair-qat"]
 Optimizer = Literal["sgd", "adam"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 _LOW_BITS = 2
+_MANY_EPOCHS = 100_000
 _LEAST_ERROR = Scheme("mse")
 _RATES: dict[Optimizer, float] = {"sgd": 0.01, "adam": 0.001}
 
@@ -38,6 +40,19 @@ class Recipe:
     momentum, weight_decay : float
         Momentum is SGD's; decay is that of weights of two axes or more, none of steps, norms and biases.
     epochs, batch_size : int
+        At most so many epochs, and samples in a step.
+    minutes : float, optional
+        Train for so long instead: schedules follow the clock, so that no two runs are the same bit for bit.
+    amp : bool
+        Whether layers compute in bfloat16, channels last, while they train. All else stays in float32.
+    augmentation : tuple of str, or None
+        How images are changed at random while they train: ``flip``, ``shift``. None takes those under which the model
+        as it is given stays accurate on held-out samples (`harmless`).
+    distillation : float
+        Share of the loss that compares outputs with those of the model as it is given, instead of with labels.
+    offsets : bool
+        Whether a fair strategy tries offsets of the outputs, fitted on held-out samples (`equalizing_offsets`), where
+        the classes are the groups.
     allocation : Allocation
         Layers of other bits, or left out; the first and the last one have 8 by default.
     scheme : Scheme
@@ -69,6 +84,11 @@ class Recipe:
     weight_decay: float = 5e-4
     epochs: int = 12
     batch_size: int = 64
+    minutes: float | None = None
+    amp: bool = False
+    augmentation: tuple[Augmentation, ...] | None = None
+    distillation: float = 0.0
+    offsets: bool = True
     allocation: Allocation = FIRST_LAST_8
     scheme: Scheme = _LEAST_ERROR
     group_weights: tuple[tuple[str, float], ...] | None = None
@@ -93,6 +113,10 @@ class Recipe:
         for name in ("learning_rate", "step_learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise OptionError(f"{name} is {getattr(self, name):g}: give a number above 0")
+        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
+            raise OptionError(f"minutes is {self.minutes:g}: give a number above 0")
+        if unknown := [kind for kind in self.augmentation or () if kind not in AUGMENTATIONS]:
+            raise OptionError(f"there is no augmentation {unknown[0]!r}: known are {', '.join(AUGMENTATIONS)}")
         for name in ("weight_decay", "dampening"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise OptionError(f"{name} is {getattr(self, name):g}: give a number that is not negative")
@@ -100,6 +124,8 @@ class Recipe:
             raise OptionError(f"momentum is {self.momentum:g}: give 0 or more, and less than 1")
         if not 0 < self.held_out < 1:
             raise OptionError(f"the held-out share is {self.held_out:g}: give a number above 0 and below 1")
+        if not 0 <= self.distillation <= 1:
+            raise OptionError(f"the share of distillation is {self.distillation:g}: give a number from 0 to 1")
         if self.group_weights is not None and not self.is_fair:
             raise OptionError(
                 f"the strategy {self.strategy} trains on data as it is, without group weights: leave them out, or take "
@@ -122,6 +148,7 @@ class Recipe:
         """Read bits, scheme and weights, and choose learning rates for what is not given.
 
         SGD starts at 0.01, Adam at 0.001, and both at twice that for 2 bits; steps learn at the rate of the weights.
+        With `minutes`, epochs are not limited unless they are given.
 
         Raises
         ------
@@ -138,6 +165,8 @@ class Recipe:
         known = {field.name for field in fields(cls)}
         if unknown := [name for name in others if name not in known]:
             raise OptionError(f"a recipe has no {unknown[0]}: it has {', '.join(sorted(known))}")
+        if others.get("minutes") is not None:
+            others.setdefault("epochs", _MANY_EPOCHS)
         rate = learning_rate
         if rate is None:
             rate = _RATES.get(optimizer, 0.01) * (2 if precision.bits == _LOW_BITS else 1)
@@ -156,6 +185,11 @@ class Recipe:
     def is_fair(self) -> bool:
         """Whether groups are balanced, and may have weights."""
         return self.strategy in ("fair-base", "fair-qat")
+
+    @property
+    def adjusts_outputs(self) -> bool:
+        """Whether offsets of the outputs are tried."""
+        return self.is_fair and self.offsets
 
     @property
     def trains_grid(self) -> bool:

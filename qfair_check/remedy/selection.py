@@ -65,12 +65,15 @@ class Candidate:
         On held-out samples.
     allocation : str
         Bits that differ from those asked for; empty where all layers have the same.
+    adjusted : float
+        Share of the offsets, fitted on held-out samples, that is added to the outputs; 0 for none.
     """
 
     epoch: int | None
     statistics: Statistics
     counts: GroupCounts
     allocation: str = ""
+    adjusted: float = 0.0
 
     @property
     def is_trained(self) -> bool:
@@ -79,7 +82,8 @@ class Candidate:
 
     def __str__(self) -> str:
         made = f"epoch {self.epoch}" if self.is_trained else f"PTQ{f' ({self.allocation})' if self.allocation else ''}"
-        return f"{made}, {self.statistics} BatchNorm statistics"
+        moved = f", outputs moved by {self.adjusted:.0%} of what makes groups equal" if self.adjusted else ""
+        return f"{made}, {self.statistics} BatchNorm statistics{moved}"
 
 
 def eligible(candidates: Sequence[Candidate]) -> list[Candidate]:

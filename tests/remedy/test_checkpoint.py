@@ -60,7 +60,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no checkpoint"):
         load_checkpoint(path, HASHES, trainee)
     torch.save({"format": 99}, path)
-    with pytest.raises(InputError, match="format 99, not 1"):
+    with pytest.raises(InputError, match="format 99, not 2"):
         load_checkpoint(path, HASHES, trainee)
 
 

@@ -113,7 +113,7 @@ def test_a_plain_module_has_none():
 
 
 def test_the_coefficient_is_zero_for_a_quarter_and_then_follows_half_a_cosine():
-    values = [dampening_coefficient(iteration, 400, 0.3) for iteration in range(401)]
+    values = [dampening_coefficient(iteration / 400, 0.3) for iteration in range(401)]
     assert values[:101] == [0.0] * 101
     assert values[-1] == pytest.approx(0.3)
     assert values[250] == pytest.approx(0.15)
@@ -126,11 +126,11 @@ def test_the_coefficient_is_zero_for_a_quarter_and_then_follows_half_a_cosine():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((5, 4), "there is no iteration 5 among 4"),
-        ((-1, 4), "there is no iteration -1 among 4"),
-        ((0, 0), "there is no iteration 0 among 0"),
-        ((1, 4, -0.1), "the end of the dampening coefficient is -0.1: give a number that is not negative"),
-        ((1, 4, math.inf), "the end of the dampening coefficient is inf"),
+        ((1.25,), "a fraction of the training is 1.25: give a number from 0 to 1"),
+        ((-0.5,), "a fraction of the training is -0.5"),
+        ((math.nan,), "a fraction of the training is nan"),
+        ((0.25, -0.1), "the end of the dampening coefficient is -0.1: give a number that is not negative"),
+        ((0.25, math.inf), "the end of the dampening coefficient is inf"),
     ],
 )
 def test_a_schedule_that_makes_no_sense(arguments, message):

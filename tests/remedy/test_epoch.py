@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.remedy.attach import attach_lsq, lsq_layers
+from qfair_check.remedy.budget import Iterations, Seconds
 from qfair_check.remedy.dampening import dampening_loss
 from qfair_check.remedy.epoch import DivergedError, Step, epoch_order, oscillating_share, train_epoch, trainee_of
 from qfair_check.remedy.recipe import Recipe
@@ -29,13 +30,20 @@ def network():
         return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 
 
+def trained(trainee, batches, recipe, weights, *, epoch, per_epoch, budget=None, progress=None):
+    budget = budget or Iterations(recipe.epochs * per_epoch)
+    return train_epoch(
+        trainee, batches, recipe, weights, epoch=epoch, per_epoch=per_epoch, budget=budget, progress=progress
+    )
+
+
 def test_one_step_is_that_of_plain_gradient_descent():
     module, batch = network(), batch_of()
     recipe = replace(PLAIN, strategy="fair-base", learning_rate=0.1)
     loss = functional.cross_entropy(module(batch.inputs), batch.labels)
     gradients = torch.autograd.grad(loss, list(module.parameters()))
     wanted = [value.detach() - 0.1 * gradient for value, gradient in zip(module.parameters(), gradients, strict=True)]
-    told = train_epoch(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+    told = trained(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1)
     assert told.cross_entropy == pytest.approx(loss.item())
     for value, target in zip(module.parameters(), wanted, strict=True):
         torch.testing.assert_close(value.detach(), target)
@@ -47,7 +55,7 @@ def test_equal_weights_of_groups_give_the_plain_mean_and_others_the_weighted_one
     losses = functional.cross_entropy(module(batch.inputs), batch.labels, reduction="none").detach()
 
     def loss(weights):
-        told = train_epoch(trainee_of(network(), recipe), [batch], recipe, weights, epoch=0, per_epoch=1)
+        told = trained(trainee_of(network(), recipe), [batch], recipe, weights, epoch=0, per_epoch=1)
         return told.cross_entropy
 
     assert loss(torch.tensor([0.5, 0.5])) == pytest.approx(losses.mean().item())
@@ -60,8 +68,8 @@ def test_dampening_is_added_from_the_second_quarter_on():
     trainee = trainee_of(attach_lsq(network(), 3, allocation=Allocation()), recipe)
     penalty = dampening_loss(trainee.module).item()
     batches = [batch_of()] * 4
-    first = train_epoch(trainee, batches, recipe, None, epoch=0, per_epoch=4)
-    second = train_epoch(trainee, batches, recipe, None, epoch=1, per_epoch=4)
+    first = trained(trainee, batches, recipe, None, epoch=0, per_epoch=4)
+    second = trained(trainee, batches, recipe, None, epoch=1, per_epoch=4)
     passed = [max(0.0, (t / 8 - 0.25) / 0.75) for t in range(8)]
     lambdas = [0.5 * (1 - np.cos(np.pi * r)) / 2 for r in passed]
     assert first.dampening == pytest.approx(penalty * np.mean(lambdas[:4]), rel=1e-4)
@@ -85,7 +93,7 @@ def test_training_lowers_the_loss_and_follows_oscillations(optimizer):
     trainee = trainee_of(attach_lsq(network(), 2, allocation=Allocation()), recipe)
     batch = batch_of(32)
     losses = [
-        train_epoch(trainee, [batch] * 4, recipe, None, epoch=epoch, per_epoch=4).cross_entropy for epoch in range(20)
+        trained(trainee, [batch] * 4, recipe, None, epoch=epoch, per_epoch=4).cross_entropy for epoch in range(20)
     ]
     assert losses[-1] < losses[0]
     assert 0 <= oscillating_share(trainee) <= 1
@@ -95,7 +103,7 @@ def test_progress_is_told_after_each_batch():
     told = []
     recipe = replace(PLAIN, epochs=3)
     trainee = trainee_of(attach_lsq(network(), 3, allocation=Allocation()), recipe)
-    train_epoch(trainee, [batch_of(), batch_of()], recipe, None, epoch=2, per_epoch=2, progress=told.append)
+    trained(trainee, [batch_of(), batch_of()], recipe, None, epoch=2, per_epoch=2, progress=told.append)
     assert [(step.epoch, step.batch, step.batches) for step in told] == [(3, 1, 2), (3, 2, 2)]
     assert all(isinstance(step, Step) for step in told)
 
@@ -106,7 +114,7 @@ def test_a_loss_that_is_nan_stops_before_it_reaches_the_weights():
     batch.inputs[3] = float("nan")
     recipe = replace(PLAIN, strategy="fair-base")
     with pytest.raises(DivergedError, match=r"^the loss became nan at batch 1 of epoch 1: give a lower learning rate"):
-        train_epoch(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+        trained(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1)
     assert all(torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
 
 
@@ -115,7 +123,37 @@ def test_weights_that_become_infinite_in_the_last_step_are_seen():
     batch = batch_of()
     batch.inputs.mul_(1e3)
     with pytest.raises(DivergedError, match="became NaN or infinite in epoch 1"):
-        train_epoch(trainee_of(network(), recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+        trained(trainee_of(network(), recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+
+
+def test_an_epoch_ends_where_the_time_is_over_and_rates_follow_the_clock():
+    recipe = replace(PLAIN, strategy="fair-base", learning_rate=0.1)
+    clock = iter([0.0, 0.0, 5.0, 10.0, 15.0]).__next__
+    trainee, rates = trainee_of(network(), recipe), []
+    told = trained(
+        trainee,
+        [batch_of()] * 9,
+        recipe,
+        None,
+        epoch=0,
+        per_epoch=9,
+        budget=Seconds.start(10.0, clock=clock),
+        progress=lambda step: rates.append((step.batch, trainee.optimizer.param_groups[0]["lr"])),
+    )
+    assert rates == [(1, pytest.approx(0.1)), (2, pytest.approx(0.05))]
+    assert told.cross_entropy > 0
+
+
+def test_bfloat16_is_of_layers_alone_and_near_float32():
+    module, batch = network(), batch_of(64)
+    seen = []
+    module[0].register_forward_hook(lambda layer, given, output: seen.append((output.dtype, layer.weight.dtype)))
+    recipe = replace(PLAIN, strategy="fair-base", learning_rate=1e-9)
+    exact = trained(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+    rough = trained(trainee_of(module, recipe), [batch], replace(recipe, amp=True), None, epoch=0, per_epoch=1)
+    assert seen == [(torch.float32, torch.float32), (torch.bfloat16, torch.float32)]
+    assert rough.cross_entropy == pytest.approx(exact.cross_entropy, rel=0.02)
+    assert rough != exact
 
 
 def test_an_epoch_is_balanced_only_if_the_recipe_is_fair_and_depends_on_seed_and_epoch():

@@ -1,11 +1,14 @@
+import copy
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from qfair_check.inputs.data import grouped_data
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.remedy.attach import attach_lsq, freeze_lsq
-from qfair_check.remedy.evaluate import Bench, count_correct, made_candidates
+from qfair_check.remedy.evaluate import ADJUSTMENTS, Bench, count_correct, harmless, made_candidates
 from qfair_check.remedy.holdout import split_by_group
 from qfair_check.remedy.samples import read_samples
 
@@ -63,11 +66,90 @@ def test_the_part_for_difficulty_is_as_large_as_what_is_held_out():
 def test_a_model_with_batchnorm_makes_two_candidates_and_another_one():
     bench = bench_of()
     frozen = freeze_lsq(attach_lsq(normed(), 4, allocation=Allocation()))
-    (again, renewed), (running, kept) = made_candidates(frozen, bench, 3)
-    assert (again.statistics, running.statistics, again.epoch) == ("re-estimated", "running", 3)
-    assert kept is frozen
+    again, running = made_candidates(frozen, bench, 3)
+    assert (again.candidate.statistics, running.candidate.statistics) == ("re-estimated", "running")
+    assert again.candidate.epoch == 3
+    assert running.model is frozen
     assert frozen.module[1].running_mean.tolist() == [0.0] * 8
-    assert renewed.module[1].running_mean.abs().sum() > 1
-    assert renewed.grids is frozen.grids
+    assert again.model.module[1].running_mean.abs().sum() > 1
+    assert again.model.grids is frozen.grids
     plain = freeze_lsq(attach_lsq(nn.Sequential(nn.Linear(4, 2)), 4, allocation=Allocation()))
-    assert [candidate.statistics for candidate, _ in made_candidates(plain, bench, None)] == ["running"]
+    assert [made.candidate.statistics for made in made_candidates(plain, bench, None)] == ["running"]
+
+
+def bench_of_classes(size=400):
+    generator = np.random.default_rng(3)
+    y = np.repeat([0, 1], [size * 3 // 4, size // 4])
+    x = (generator.normal(size=(size, 3)) + y[:, None]).astype(np.float32)
+    samples = read_samples(grouped_data(x, y, np.where(y, "rare", "common"), classes=["a", "b"]))
+    split = split_by_group(samples.labels, samples.groups, samples.group_names, share=0.5, seed=0)
+    return Bench(samples, split, torch.device("cpu"), 16, 0)
+
+
+def leaning():
+    """A linear model that takes nearly all for the first class."""
+    module = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([[0.0] * 3, [1.0] * 3]))
+        module[0].bias.copy_(torch.tensor([3.5, 0.0]))
+    return freeze_lsq(attach_lsq(module.eval(), 8, allocation=Allocation()))
+
+
+def test_adjusted_candidates_are_the_model_with_its_bias_moved():
+    bench, frozen = bench_of_classes(), leaning()
+    plain, *moved = made_candidates(frozen, bench, 1, adjusts=True)
+    assert [made.candidate.adjusted for made in moved] == list(ADJUSTMENTS)
+    assert plain.candidate.adjusted == 0
+    assert not plain.changed
+    gaps = [float(made.candidate.counts.fvo) for made in (plain, *moved)]
+    assert gaps[-1] < 0.15 < 0.3 < gaps[0]
+    bias = frozen.module[0].bias.clone()
+    for made in moved:
+        changed = copy.deepcopy(frozen.module)
+        changed.load_state_dict({**changed.state_dict(), **made.changed})
+        assert count_correct(changed, bench, bench.split.held_out) == made.candidate.counts
+    assert torch.equal(frozen.module[0].bias, bias)
+
+
+def test_nothing_is_adjusted_unless_classes_are_groups_and_the_outputs_are_finite():
+    assert bench_of_classes().classes_are_groups
+    assert not bench_of().classes_are_groups
+    few = freeze_lsq(attach_lsq(nn.Sequential(nn.Linear(4, 2)), 4, allocation=Allocation()))
+    assert len(made_candidates(few, bench_of(), 1, adjusts=True)) == 1
+    without = freeze_lsq(attach_lsq(nn.Sequential(nn.Linear(3, 2, bias=False)), 4, allocation=Allocation()))
+    assert len(made_candidates(without, bench_of_classes(), 1, adjusts=True)) == 1
+    broken = leaning()
+    broken.module[0].bias.data.fill_(float("nan"))
+    (made,) = made_candidates(broken, bench_of_classes(), 1, adjusts=True)
+    assert made.candidate.counts.correct == (0, 0)
+
+
+class Side(nn.Module):
+    """Tells on which side of an image the light is, or whether there is any."""
+
+    def __init__(self, *, mirrored):
+        super().__init__()
+        self.mirrored = mirrored
+
+    def forward(self, images):
+        left, right = images[..., :16].sum((1, 2, 3)), images[..., 16:].sum((1, 2, 3))
+        light = left - right if self.mirrored else left + right - 1
+        return torch.stack([-light, light], dim=1)
+
+
+@pytest.mark.parametrize(("mirrored", "kinds"), [(True, ("shift",)), (False, ("flip", "shift"))])
+def test_images_are_mirrored_only_where_that_costs_no_accuracy(mirrored, kinds):
+    images = np.zeros((40, 1, 32, 32), np.float32)
+    lit = np.arange(40) % 2 == 0
+    images[lit, :, 8:20, 4:10] = 1
+    if mirrored:
+        images[~lit, :, 8:20, 20:26] = 1
+    data = grouped_data(images, lit.astype(np.int64), np.where(np.arange(40) % 3, "a", "b"), classes=["right", "left"])
+    samples = read_samples(data)
+    split = split_by_group(samples.labels, samples.groups, samples.group_names, share=0.5, seed=0)
+    bench = Bench(samples, split, torch.device("cpu"), 16, 0)
+    assert harmless(Side(mirrored=mirrored), bench, 0) == kinds
+
+
+def test_what_is_no_image_is_not_changed():
+    assert harmless(normed(), bench_of(), 0) == ()

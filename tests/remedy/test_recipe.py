@@ -11,6 +11,16 @@ def test_defaults_are_those_of_the_bits_and_the_optimizer():
     assert Recipe.of().allocation.first_last.bits == 8
 
 
+def test_a_budget_in_minutes_sets_no_other():
+    assert Recipe.of(minutes=5.0).epochs > 10_000
+    assert Recipe.of(minutes=5.0, epochs=3).epochs == 3
+
+
+def test_only_fair_strategies_adjust_outputs():
+    assert [Recipe.of(name).adjusts_outputs for name in STRATEGIES] == [False, True, False, True]
+    assert not Recipe.of("fair-qat", offsets=False).adjusts_outputs
+
+
 def test_every_field_is_in_the_hash():
     one = Recipe.of("fair-qat", 4)
     others = [
@@ -21,8 +31,12 @@ def test_every_field_is_in_the_hash():
         Recipe.of("fair-qat", 4, group_weights={"a": 0.5, "b": 0.5}),
         Recipe.of("fair-qat", 4, dampening=0.0),
         Recipe.of("fair-qat", 4, scheme="absmax"),
+        Recipe.of("fair-qat", 4, minutes=1.0),
+        Recipe.of("fair-qat", 4, amp=True),
+        Recipe.of("fair-qat", 4, augmentation=()),
+        Recipe.of("fair-qat", 4, offsets=False),
     ]
-    assert len({recipe.sha256 for recipe in [one, *others]}) == 8
+    assert len({recipe.sha256 for recipe in [one, *others]}) == 12
     assert one.sha256 == Recipe.of("fair-qat", "int4").sha256
 
 
@@ -39,6 +53,8 @@ def test_every_field_is_in_the_hash():
         ({"learning_rate": float("nan")}, "learning_rate is nan: give a number above 0"),
         ({"step_learning_rate": 0.0}, "step_learning_rate is 0"),
         ({"dampening": -0.1}, "dampening is -0.1"),
+        ({"minutes": 0.0}, "minutes is 0: give a number above 0"),
+        ({"augmentation": ("turn",)}, "no augmentation 'turn': known are flip, shift"),
         ({"momentum": 1}, "momentum is 1"),
         ({"held_out": 1.0}, "held-out share is 1"),
         ({"strategy": "mpqat", "group_weights": {"a": 1.0}}, "without group weights"),
