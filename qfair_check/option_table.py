@@ -129,6 +129,7 @@ JUDGE_OPTIONS = (
         choices=("fail", "warn", "pass"),
     ),
 )
+REMEDY_STRATEGIES = ("fair-qat", "mpqat", "fair-base", "ptq", "all")
 REMEDIATE_OPTIONS = (
     Option(
         "train", "training data, prepared as the audited data is; not what is audited (for the demo: its own)", "FILE"
@@ -138,10 +139,16 @@ REMEDIATE_OPTIONS = (
     Option(
         "strategy",
         "fair-qat: on the grid, groups balanced; mpqat: on the grid, data as it is; fair-base: balanced, then rounded; "
-        "ptq: rounded (default: fair-qat)",
-        choices=("fair-qat", "mpqat", "fair-base", "ptq"),
+        "ptq: rounded; all: each that trains, compared (default: fair-qat)",
+        choices=REMEDY_STRATEGIES,
     ),
     Option("epochs", "at most so many passes over the training data (default: 12)", "N"),
+    Option("minutes", "train for so long instead; no two runs are then the same bit for bit", "N"),
+    Option("optimizer", "sgd, with momentum, or adam (default: sgd)", choices=("sgd", "adam")),
+    Option(
+        "learning-rate", "at the start, from where a cosine leads to 0 (default: 0.01; adam: 0.001; int2: x 2)", "X"
+    ),
+    Option("amp", "train in bfloat16, which is faster where the processor has it", is_flag=True),
     Option("device", "where the model is trained, such as cuda (default: cpu)", "DEVICE"),
     Option("seed", "of everything that is drawn (default: 0)", "N"),
     Option("resume", "go on from where an interrupted run of the same command ended", is_flag=True),

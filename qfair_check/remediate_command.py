@@ -1,22 +1,32 @@
 """The command ``qfair remediate``: train a fairer quantized model, and say honestly whether it is one."""
 
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qfair_check.console import columns, say
 from qfair_check.errors import OptionError
-from qfair_check.inputs.options import DataOptions, ModelOptions, Preprocessing
+from qfair_check.inputs.options import Preprocessing
 from qfair_check.judge.limits import Limit, Limits
 from qfair_check.judge.pareto import Candidate, candidates_of, standings
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
-from qfair_check.option_table import DEMO, as_command_line
-from qfair_check.options import JudgeOptions, Lookup, data_options, integer, judge_options, model_options
-from qfair_check.precision import Precision, parse_precisions
+from qfair_check.option_table import as_command_line
+from qfair_check.options import JudgeOptions, Lookup, judge_options
+from qfair_check.precision import AS_IS, Precision
+from qfair_check.progress import progress_bar, training_bar
 from qfair_check.record import Audit
+from qfair_check.remediate_options import (
+    RemediateOptions,
+    RemedyFiles,
+    recipes_of,
+    remediate_options,
+    remedy_files,
+    training_data,
+)
 from qfair_check.report.compare import render_comparison
 
 if TYPE_CHECKING:
@@ -26,61 +36,52 @@ if TYPE_CHECKING:
     from qfair_check.remedy.epoch import Step
     from qfair_check.remedy.fair_qat import Remedy
     from qfair_check.remedy.recipe import Recipe
+    from qfair_check.remedy.samples import TrainingSamples
 
 INTERRUPTED = 2
 
-_AS_IS = "asis"
-_NAMES = ("rounded", "rounded, mixed", "remediated")
-
 
 @dataclass(frozen=True, slots=True)
-class RemediateOptions:
-    """What the command is asked for.
+class Remediation:
+    """What came of the command.
 
     Parameters
     ----------
-    model : ModelOptions
-    data : DataOptions
-        What is audited.
-    train : str or None
-        The training data, prepared as the audited data is; None for the demo's own.
-    train_split : str or None
-    out : str
-        Where the model goes.
-    resume : bool
-        Whether to go on from the checkpoint beside it.
+    files : RemedyFiles
+        Where the model and the audits are.
+    audits : tuple of (str, Path, Audit)
+        All that were made, by name: ``rounded``, ``rounded, mixed``, then each strategy, that of the model last.
+    remedy : Remedy
+        The model, and how it came about.
+    verdicts : tuple of Verdict
+        Of the model.
+    passes : bool
+        Whether it passes every limit.
+    better : bool
+        Whether its FVO on the audited samples is smaller than that of rounding in either way.
     """
 
-    model: ModelOptions
-    data: DataOptions
-    train: str | None
-    train_split: str | None
-    out: str
-    resume: bool
+    files: RemedyFiles
+    audits: tuple[tuple[str, Path, Audit], ...]
+    remedy: "Remedy"
+    verdicts: tuple[Verdict, ...]
+    passes: bool
+    better: bool
+
+    @property
+    def audit(self) -> Audit:
+        """The audit of the model, which is the last."""
+        return self.audits[-1][2]
 
 
 def remediate_from(get: Lookup, out: str) -> int:
     """Read the options and run the command; progress goes to stderr, what came of it to stdout."""
-    from qfair_check.remedy.recipe import Recipe
-
-    model, data = model_options(get), data_options(get)
-    if model is None or data is None:
-        raise OptionError("no grouped data is given: pass --data FILE")
-    options = RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")))
-    bits = parse_precisions(get("bits") or "4")
-    if len(bits) != 1:
-        raise OptionError(f"bits is {get('bits')!r}: a model is trained for one precision, such as 4")
-    recipe = Recipe.of(
-        get("strategy") or "fair-qat",  # type: ignore[arg-type]  # one of the choices
-        bits[0],
-        epochs=integer("epochs", get("epochs") or "12", least=1),
-        seed=integer("seed", get("seed") or "0", least=0),
-        device=get("device") or "cpu",
-    )
-    return remediate_command(options, recipe, judge_options(get), width=columns())
+    return remediate_command(remediate_options(get, out), recipes_of(get), judge_options(get), width=columns())
 
 
-def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: JudgeOptions, *, width: int) -> int:
+def remediate_command(
+    options: RemediateOptions, recipes: Sequence["Recipe"], judging: JudgeOptions, *, width: int
+) -> int:
     """Train, choose, save, audit and judge; 0 if the model passes every limit and is fairer than rounding, else 1.
 
     Interrupted, it says how to go on, and returns 2.
@@ -92,122 +93,150 @@ def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: Judg
     InputError
         If something cannot be read or written.
     """
+    try:
+        made = remediation(options, recipes, judging)
+    except KeyboardInterrupt:
+        files = remedy_files(options.out)
+        kept = any(path.exists() for path in _checkpoints(files, recipes))
+        again = "; the same command with --resume goes on after the last epoch" if kept else ""
+        print(f"qfair: interrupted; no model was written{again}", file=sys.stderr)
+        return INTERRUPTED
+    names = tuple(name for name, _, _ in made.audits)
+    audits = tuple(audit for _, _, audit in made.audits)
+    candidates = candidates_of(audits, names, min_group_size=judging.min_group_size)
+    say("\n" + render_comparison(audits, names, standings(candidates), width=width))
+    for verdict in made.verdicts:
+        say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, made.audit))}")
+    _say_conclusion(made)
+    return 0 if made.passes and made.better else 1
+
+
+def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging: JudgeOptions) -> Remediation:
+    """Train by each recipe, save what is chosen, audit it and judge it; a line is said for each step.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it is interrupted: checkpoints stay.
+    OptionError, InputError
+        As `remediate_command`.
+    """
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
     from qfair_check.measure.run import audit
-    from qfair_check.progress import progress_bar
-    from qfair_check.remedy.fair_qat import remediate
+    from qfair_check.remedy.samples import read_samples
+    from qfair_check.remedy.selection import select
 
-    files = _files(options.out)
-    limits = _at_asis(judging.limits, recipe.bits)
+    files, first = remedy_files(options.out), recipes[0]
     subject = read_model(options.model)
     if subject.architecture is None:
         raise OptionError("the model's architecture is not known, and the new file must name it: pass --arch")
     audited = read_data(options.data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
-    train = _training_data(options, subject)
+    train = training_data(options, subject)
     if not options.resume:
-        files.checkpoint.unlink(missing_ok=True)
+        for path in _checkpoints(files, recipes):
+            path.unlink(missing_ok=True)
 
-    def audited_at(subject: object, bits: Precision | str, **how: Any) -> Audit:
+    def audited_at(model: object, bits: Precision | str, path: Path, **how: Any) -> Audit:
         with progress_bar() as progress:
-            return audit(subject, audited, bits, device=recipe.device, seed=recipe.seed, progress=progress, **how)
+            made = audit(model, audited, bits, device=first.device, seed=first.seed, progress=progress, **how)
+        made.save(path)
+        return made
 
-    say(f"audit   {printable(subject.source)} rounded to {recipe.bits}, without training")
-    rounded = audited_at(subject, recipe.bits)
-    mixed = audited_at(subject, recipe.bits, allocation=recipe.allocation)
-    say(f"train   {recipe.strategy} at {recipe.bits}, at most {recipe.epochs} epochs, on {printable(train.source)}")
-    try:
-        remedy = remediate(subject, train, recipe, audited=audited, checkpoint=files.checkpoint, progress=_tell)
-    except KeyboardInterrupt:
-        again = "; the same command with --resume goes on after the last epoch" if files.checkpoint.exists() else ""
-        print(f"qfair: interrupted; no model was written{again}", file=sys.stderr)
-        return INTERRUPTED
+    say(f"audit   {printable(subject.source)} rounded to {first.bits}, without training")
+    rounded = audited_at(subject, first.bits, files.rounded)
+    audits = [
+        ("rounded", files.rounded, rounded),
+        ("rounded, mixed", files.mixed, audited_at(subject, first.bits, files.mixed, allocation=first.allocation)),
+    ]
+    with progress_bar() as progress:
+        samples = read_samples(train, seed=first.seed, progress=progress)
+    remedies = [
+        _trained(subject, samples, recipe, path, audited if recipe is first else None)
+        for recipe, path in zip(recipes, _checkpoints(files, recipes), strict=True)
+    ]
+    taken = remedies[0]
+    if len(remedies) > 1:
+        best = select([remedy.chosen for remedy in remedies])
+        taken = next(remedy for remedy in remedies if remedy.chosen is best)
+        say(f"chosen  {taken.recipe.strategy}, by the same rule among what each strategy chose")
+        for other in remedies:
+            if other is not taken:
+                place = files.of_strategy(other.recipe.strategy)
+                _save(other, place.model, subject, audited, rounded)
+                made = audited_at(place.model, AS_IS, place.audit, reference=subject)
+                audits.append((other.recipe.strategy, place.audit, made))
+    _save(taken, files.model, subject, audited, rounded)
+    made = audited_at(files.model, AS_IS, files.audit, reference=subject, curvature=options.curvature)
+    audits.append((taken.recipe.strategy, files.audit, made))
+    for path in _checkpoints(files, recipes):
+        path.unlink(missing_ok=True)
+    verdicts = tuple(judge_audit(made, _at_asis(judging.limits, first.bits), min_group_size=judging.min_group_size))
+    return Remediation(files, tuple(audits), taken, verdicts, all_hold(verdicts, judging), _is_better(audits, judging))
+
+
+def all_hold(verdicts: Sequence[Verdict], judging: JudgeOptions) -> bool:
+    """Return whether no verdict fails, or counts as a failure where it cannot be judged."""
+    refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
+    return not any(verdict.outcome in refused for verdict in verdicts)
+
+
+def is_fairer(one: Candidate, other: Candidate) -> bool:
+    """Return whether its FVO is known to be smaller, or its accuracy higher at the same."""
+    known = not one.reasons and not other.reasons
+    return known and (one.fvo, -one.accuracy) < (other.fvo, -other.accuracy)
+
+
+def _trained(
+    subject: "Model",
+    samples: "TrainingSamples",
+    recipe: "Recipe",
+    checkpoint: Path,
+    audited: "GroupedData | LabelledData | None",
+) -> "Remedy":
+    from qfair_check.remedy.checkpoint import EpochRecord
+    from qfair_check.remedy.fair_qat import remediate
+
+    budget = f"at most {recipe.epochs} epochs" if recipe.minutes is None else f"{recipe.minutes:g} minutes"
+    say(f"train   {recipe.strategy} at {recipe.bits}, {budget}, on {printable(samples.source)}")
+    with training_bar() as bar:
+
+        def tell(told: "Step | EpochRecord") -> None:
+            if isinstance(told, EpochRecord):
+                bar.close()
+                _tell(told, samples.group_names)
+            else:
+                bar.step(told)
+
+        remedy = remediate(subject, samples, recipe, audited=audited, checkpoint=checkpoint, progress=tell)
     for notice in remedy.notices:
         say(f"note    {printable(notice)}")
     say(f"chosen  {remedy.reason}")
-    _save(remedy, files.model, subject, audited, rounded)
-    made = audited_at(files.model, _AS_IS, reference=subject)
-    every = (rounded, mixed, made)
-    for one, path in zip(every, (files.rounded, files.mixed, files.audit), strict=True):
-        one.save(path)
-    files.checkpoint.unlink(missing_ok=True)
-    candidates = candidates_of(every, _NAMES, min_group_size=judging.min_group_size)
-    say("\n" + render_comparison(every, _NAMES, standings(candidates), width=width))
-    verdicts = judge_audit(made, limits, min_group_size=judging.min_group_size)
-    for verdict in verdicts:
-        say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, made))}")
-    *without, trained = candidates
-    return _concluded(files, holds=_holds(verdicts, judging), better=all(_is_better(trained, one) for one in without))
+    return remedy
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """What the command writes, and how far it has come.
+def _tell(record: "EpochRecord", groups: Sequence[str]) -> None:
+    """Print what an epoch gave: of its candidates the one that would be chosen."""
+    from qfair_check.remedy.selection import select
 
-    Parameters
-    ----------
-    model : Path
-    audit : Path
-        Of that model.
-    rounded, mixed : Path
-        Of the given model rounded, all layers at the bits asked for, or with those of its first and last layer.
-    checkpoint : Path
-    """
-
-    model: Path
-    audit: Path
-    rounded: Path
-    mixed: Path
-    checkpoint: Path
-
-
-def _files(out: str) -> _Files:
-    target = Path(out)
-    if target.suffix != ".safetensors":
-        raise OptionError(f"--out {out}: the name of the model ends in .safetensors")
-    if not target.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
-    if target.is_dir():
-        raise OptionError(f"--out {out} is a folder: name a file in it")
-    return _Files(
-        target,
-        target.with_suffix(".json"),
-        target.with_suffix(".rounded.json"),
-        target.with_suffix(".mixed.json"),
-        target.with_suffix(".checkpoint"),
+    counts = select(record.candidates).counts
+    worst = f"worst {printable(groups[counts.worst])} {float(counts.accuracies[counts.worst]):.3f}"
+    flips = "" if record.oscillating is None else f"  {record.oscillating:.1%} of weights oscillate"
+    say(
+        f"epoch {record.epoch:>3}  loss {record.loss.cross_entropy:.4f}  held-out OA "
+        f"{float(counts.overall_accuracy):.3f}  FVO {float(counts.fvo):.3f}  {worst}{flips}"
     )
 
 
-def _training_data(options: RemediateOptions, subject: "Model") -> "GroupedData | LabelledData":
-    from qfair_check.inputs.data import read_data
-
-    if options.train is None:
-        if options.data.path != DEMO:
-            raise OptionError("no training data is given: pass --train FILE, of samples that are not audited")
-        from qfair_check.demo.train import training_data
-
-        return training_data()
-    if options.train == options.data.path and options.train_split == options.data.split:
-        raise OptionError("the training data is what is audited: name another file, or another --train-split")
-    named = replace(options.data, path=options.train, split=options.train_split)
-    return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
+def _checkpoints(files: RemedyFiles, recipes: Sequence["Recipe"]) -> list[Path]:
+    if len(recipes) == 1:
+        return [files.checkpoint]
+    return [files.of_strategy(recipe.strategy).checkpoint for recipe in recipes]
 
 
 def _at_asis(limits: Limits, bits: Precision) -> Limits:
     """Return the limits that bind at the bits asked for as limits of the model as it is."""
     return {name: Limit(limit.bound(bits.name)) for name, limit in limits.items() if limit.bound(bits.name) is not None}
-
-
-def _tell(made: "Step | EpochRecord") -> None:
-    """Print a line for each epoch."""
-    from qfair_check.remedy.checkpoint import EpochRecord
-
-    if isinstance(made, EpochRecord):
-        counts = min((one.counts for one in made.candidates), key=lambda held: (held.fvo, -held.overall_accuracy))
-        accuracy, gap = float(counts.overall_accuracy), float(counts.fvo)
-        flips = "" if made.oscillating is None else f"  {made.oscillating:.1%} of weights oscillate"
-        loss = made.loss.cross_entropy
-        say(f"epoch {made.epoch:>3}  loss {loss:.4f}  held-out OA {accuracy:.3f}  FVO {gap:.3f}{flips}")
 
 
 def _save(remedy: "Remedy", path: Path, subject: "Model", audited: "GroupedData | LabelledData", origin: Audit) -> None:
@@ -227,25 +256,21 @@ def _save(remedy: "Remedy", path: Path, subject: "Model", audited: "GroupedData 
     )
 
 
-def _holds(verdicts: Sequence[Verdict], judging: JudgeOptions) -> bool:
-    refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
-    return not any(verdict.outcome in refused for verdict in verdicts)
+def _is_better(audits: Sequence[tuple[str, Path, Audit]], judging: JudgeOptions) -> bool:
+    """Whether the last is fairer than the first two, which are rounded without training."""
+    names, _, made = zip(*audits, strict=True)
+    plain, mixed, *_, last = candidates_of(made, names, min_group_size=judging.min_group_size)
+    return is_fairer(last, plain) and is_fairer(last, mixed)
 
 
-def _is_better(one: Candidate, other: Candidate) -> bool:
-    """Return whether its FVO is known to be smaller, or its accuracy higher at the same."""
-    known = not one.reasons and not other.reasons
-    return known and (one.fvo, -one.accuracy) < (other.fvo, -other.accuracy)
-
-
-def _concluded(files: _Files, *, holds: bool, better: bool) -> int:
-    """Say what came of it, and return the exit code."""
-    audits = ", ".join(str(path) for path in (files.audit, files.rounded, files.mixed))
-    say(f"\nmodel   {printable(str(files.model))}; audits {printable(audits)}")
-    say("it passes every limit" if holds else "it does not pass: a limit is broken, or cannot be judged")
+def _say_conclusion(made: Remediation) -> None:
+    say(f"\nmodel   {printable(str(made.files.model))}")
+    paths = [str(path) for _, path, _ in made.audits]
+    say(f"audits  {printable(', '.join(paths))}")
+    say(f"report  {printable(shlex.join(['qfair', 'report', *paths, '--out', str(made.files.report)]))}")
+    say("it passes every limit" if made.passes else "it does not pass: a limit is broken, or cannot be judged")
     say(
         "its FVO on the audited samples is smaller than that of rounding without training"
-        if better
+        if made.better
         else "it is no fairer on the audited samples than rounding without training"
     )
-    return 0 if holds and better else 1

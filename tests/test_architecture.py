@@ -31,6 +31,7 @@ LAYERS = [
     ("progress", {"tqdm"}),
     ("console", set()),
     ("commands", set()),
+    ("remediate_options", set()),
     ("remediate_command", set()),
     ("cli", set()),
     ("summary_file", set()),

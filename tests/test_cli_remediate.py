@@ -51,9 +51,8 @@ def test_an_interrupted_run_goes_on_to_the_same_model(remedied, tmp_path, monkey
     out = tmp_path / "fair.safetensors"
     command = [*DEMO, "--epochs", "2", "--out", str(out)]
 
-    def interrupt(told):
-        if type(told).__name__ == "EpochRecord":
-            raise KeyboardInterrupt
+    def interrupt(record, groups):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("qfair_check.remediate_command._tell", interrupt)

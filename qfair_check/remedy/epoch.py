@@ -79,7 +79,7 @@ def trainee_of(module: nn.Module, recipe: Recipe) -> Trainee:
 
 
 def epoch_order(recipe: Recipe, groups: Integers, epoch: int) -> Integers:
-    """Return the samples of an epoch in order: of every group equally many if the recipe is fair, else each once.
+    """Return the samples of an epoch in order: of every group equally many if the recipe balances them, else each once.
 
     A last batch of a single sample, which has no variance for BatchNorm, is left out.
 
@@ -89,7 +89,7 @@ def epoch_order(recipe: Recipe, groups: Integers, epoch: int) -> Integers:
     epoch : int
         From 0.
     """
-    if recipe.is_fair:
+    if recipe.balances_samples:
         sampler = GroupBalancedSampler(groups, seed=recipe.seed)
         sampler.set_epoch(epoch)
         order = np.fromiter(sampler, np.int64)
@@ -237,7 +237,8 @@ def _fitted(
         return loss
     with torch.no_grad():
         taught = _outputs(teacher, batch, recipe)
-    return (1 - recipe.distillation) * loss + recipe.distillation * distillation_loss(logits, taught)
+    share = recipe.distillation or 0.0
+    return (1 - share) * loss + share * distillation_loss(logits, taught)
 
 
 def _outputs(module: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:

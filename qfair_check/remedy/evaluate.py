@@ -12,7 +12,6 @@ from qfair_check.inputs.sample import called
 from qfair_check.measure.chunks import CHUNK
 from qfair_check.measure.outputs import logits_of
 from qfair_check.remedy.attach import FrozenModel
-from qfair_check.remedy.augment import Augmentation, applicable, augmented
 from qfair_check.remedy.batchnorm import reestimate_batchnorm
 from qfair_check.remedy.epoch import without_single
 from qfair_check.remedy.holdout import Split
@@ -22,8 +21,7 @@ from qfair_check.remedy.selection import Candidate, GroupCounts, Statistics
 
 Integers = NDArray[np.int64]
 STATISTICS_SAMPLES = 4096
-ADJUSTMENTS = (0.25, 0.5, 0.75, 1.0)
-MOST_HARM = 0.02
+ADJUSTMENTS = tuple(tenths / 10 for tenths in range(1, 11))
 _TRIED = 8
 
 
@@ -69,7 +67,7 @@ class Bench:
 
 def count_correct(module: nn.Module, bench: Bench, indices: Integers) -> GroupCounts:
     """Return correct predictions and samples by group of a module in eval mode; NaN or infinite logits are wrong."""
-    return _counted(_logits(module, bench.samples.batches(indices, CHUNK, bench.device)), bench, indices)
+    return _counted(logits_on(module, bench.samples.batches(indices, CHUNK, bench.device)), bench, indices)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,48 +94,28 @@ def made_candidates(
     held = bench.split.held_out
     made = []
     for statistics, model in models:
-        logits = _logits(model.module, bench.samples.batches(held, CHUNK, bench.device))
+        logits = logits_on(model.module, bench.samples.batches(held, CHUNK, bench.device))
         plain = Candidate(epoch, statistics, _counted(logits, bench, held), allocation)
         made.append(Made(plain, model, {}))
-        if adjusts and bench.classes_are_groups:
+        if adjusts:
             made += _adjusted(plain, model, logits, bench)
     return made
 
 
-def harmless(given: nn.Module, bench: Bench, seed: int) -> tuple[Augmentation, ...]:
-    """Return the changes of images under which a model that was not trained here stays accurate.
-
-    A change is one that the task allows if at most 0.02 of the overall accuracy on held-out samples is lost by it: the
-    mirror image of a face is a face, that of a digit is not. Data that are no images allow none.
-
-    Parameters
-    ----------
-    given : torch.nn.Module
-        In eval mode, on the device of the bench.
-    bench : Bench
-    seed : int
-    """
-    held = bench.split.held_out
-    labels = torch.from_numpy(bench.samples.labels[held])
-
-    def correct(kinds: tuple[Augmentation, ...]) -> int:
-        generator = torch.Generator().manual_seed(seed)
-        batches = bench.samples.batches(held, CHUNK, bench.device)
-        changed = (replace(one, inputs=augmented(one.inputs, kinds, generator)) for one in batches)  # type: ignore[arg-type]
-        return int((_logits(given, changed).argmax(dim=1).cpu() == labels).sum())
-
-    kinds = applicable(bench.samples.inputs)
-    least = correct(()) - MOST_HARM * len(held) if kinds else 0
-    return tuple(kind for kind in kinds if correct((kind,)) >= least)
+def movable_output(module: nn.Module, bench: Bench) -> str | None:
+    """Return the name of the bias that moves the outputs (`output_bias`), if the classes are the groups; or None."""
+    if not bench.classes_are_groups:
+        return None
+    return output_bias(module, bench.samples.take(bench.split.held_out[:_TRIED], bench.device).inputs)
 
 
 def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench) -> Iterator[Made]:
     if not bool(torch.isfinite(logits).all()):
         return
-    held = bench.split.held_out
-    name = output_bias(model.module, bench.samples.take(held[:_TRIED], bench.device).inputs)
+    name = movable_output(model.module, bench)
     if name is None:
         return
+    held = bench.split.held_out
     offsets = equalizing_offsets(logits, torch.from_numpy(bench.samples.labels[held]).to(logits.device))
     bias = model.module.get_parameter(name).detach()
     for share in ADJUSTMENTS:
@@ -145,7 +123,8 @@ def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench
         yield Made(replace(plain, counts=counts, adjusted=share), model, {name: moved_bias(bias, share * offsets)})
 
 
-def _logits(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
+def logits_on(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """Return float32 logits of a module in eval mode, shape (samples, classes)."""
     with torch.inference_mode():
         return torch.cat([logits_of(called(module, batch.inputs), len(batch)).float() for batch in batches])
 

@@ -15,13 +15,13 @@ from qfair_check.inputs.data import as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import LearnedGrid
-from qfair_check.remedy.augment import Augmentation
 from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_model
-from qfair_check.remedy.evaluate import Bench, count_correct, harmless
+from qfair_check.remedy.evaluate import Bench, count_correct
 from qfair_check.remedy.holdout import check_groups, overlap_notice, split_by_group
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import TrainingSamples, digests_of, read_samples
 from qfair_check.remedy.selection import Candidate, GroupCounts, is_better, reason, select
+from qfair_check.remedy.settle import settled
 from qfair_check.remedy.training import Report, Training, all_candidates, kept_states
 
 
@@ -36,6 +36,7 @@ class Remedy:
     grids : mapping of str to LearnedGrid
         Codes and grid of each quantized weight.
     recipe : Recipe
+        With what was settled when the data were known.
     group_names : tuple of str
         In the order of all counts.
     origin : GroupCounts
@@ -51,8 +52,6 @@ class Remedy:
         higher overall accuracy. Those samples may have trained the model as it was given, which favours PTQ.
     data_bytes : int
         Memory that the training data took.
-    augmentation : tuple of str
-        How images were changed at random while they trained.
     notices : tuple of str
         What the user must see: an overlap with audited data, an early end.
     """
@@ -68,7 +67,6 @@ class Remedy:
     reason: str
     better_than_ptq: bool
     data_bytes: int
-    augmentation: tuple[Augmentation, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -127,8 +125,8 @@ def remediate(
         bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
         given = copy_of(module).float().eval().to(device)
         origin = count_correct(given, bench, split.held_out)
-        kinds = _augmentation(given, bench, recipe)
-        training = Training(subject, module, recipe, bench, kinds)
+        recipe = settled(recipe, given, bench, origin)
+        training = Training(subject, module, recipe, bench)
         rounded = training.rounded()
         plain = tuple(made.candidate for made in rounded)
         if recipe.strategy == "ptq":
@@ -159,7 +157,6 @@ def remediate(
         reason=reason(chosen, every),
         better_than_ptq=better,
         data_bytes=samples.nbytes,
-        augmentation=kinds,
         notices=tuple(notices),
     )
 
@@ -175,12 +172,6 @@ def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, 
     check_groups(samples.group_names, names)
     if told := overlap_notice(samples.digests, digests):
         yield told
-
-
-def _augmentation(given: nn.Module, bench: Bench, recipe: Recipe) -> tuple[Augmentation, ...]:
-    if recipe.strategy == "ptq":
-        return ()
-    return harmless(given, bench, recipe.seed) if recipe.augmentation is None else recipe.augmentation
 
 
 def _trainable(subject: Model, recipe: Recipe) -> nn.Module:

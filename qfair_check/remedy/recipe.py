@@ -15,6 +15,7 @@ from qfair_check.remedy.augment import AUGMENTATIONS, Augmentation
 
 Strategy = Literal["ptq", "fair-base", "mpqat", "fair-qat"]
 Optimizer = Literal["sgd", "adam"]
+Balance = Literal["samples", "outputs"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 _LOW_BITS = 2
 _MANY_EPOCHS = 100_000
@@ -48,11 +49,14 @@ class Recipe:
     augmentation : tuple of str, or None
         How images are changed at random while they train: ``flip``, ``shift``. None takes those under which the model
         as it is given stays accurate on held-out samples (`harmless`).
-    distillation : float
-        Share of the loss that compares outputs with those of the model as it is given, instead of with labels.
-    offsets : bool
-        Whether a fair strategy tries offsets of the outputs, fitted on held-out samples (`equalizing_offsets`), where
-        the classes are the groups.
+    balance : str, or None
+        What brings groups to one level in a fair strategy. ``samples``: as many of every group are trained on, and
+        weights of groups may follow. ``outputs``, where the classes are the groups: data are trained on as they are,
+        and offsets of the outputs are fitted on held-out samples after each epoch (`equalizing_offsets`). None is
+        settled when the data are known: outputs for fair-qat without group weights where they can be moved.
+    distillation : float, or None
+        Share of the loss that compares outputs with those of the model as it is given, instead of with labels. None is
+        0.5 where outputs are balanced, for then that model's outputs are the aim, and else 0.
     allocation : Allocation
         Layers of other bits, or left out; the first and the last one have 8 by default.
     scheme : Scheme
@@ -87,8 +91,8 @@ class Recipe:
     minutes: float | None = None
     amp: bool = False
     augmentation: tuple[Augmentation, ...] | None = None
-    distillation: float = 0.0
-    offsets: bool = True
+    balance: Balance | None = None
+    distillation: float | None = None
     allocation: Allocation = FIRST_LAST_8
     scheme: Scheme = _LEAST_ERROR
     group_weights: tuple[tuple[str, float], ...] | None = None
@@ -124,7 +128,14 @@ class Recipe:
             raise OptionError(f"momentum is {self.momentum:g}: give 0 or more, and less than 1")
         if not 0 < self.held_out < 1:
             raise OptionError(f"the held-out share is {self.held_out:g}: give a number above 0 and below 1")
-        if not 0 <= self.distillation <= 1:
+        if self.balance is not None and (self.balance not in get_args(Balance) or not self.is_fair):
+            raise OptionError(
+                f"the strategy {self.strategy} cannot balance {self.balance!r}: fair-qat and fair-base balance samples "
+                "or outputs"
+            )
+        if self.balance == "outputs" and self.group_weights is not None:
+            raise OptionError("outputs are balanced without group weights: leave them out, or balance samples")
+        if self.distillation is not None and not 0 <= self.distillation <= 1:
             raise OptionError(f"the share of distillation is {self.distillation:g}: give a number from 0 to 1")
         if self.group_weights is not None and not self.is_fair:
             raise OptionError(
@@ -187,9 +198,9 @@ class Recipe:
         return self.strategy in ("fair-base", "fair-qat")
 
     @property
-    def adjusts_outputs(self) -> bool:
-        """Whether offsets of the outputs are tried."""
-        return self.is_fair and self.offsets
+    def balances_samples(self) -> bool:
+        """Whether as many samples of every group are trained on."""
+        return self.is_fair and self.balance != "outputs"
 
     @property
     def trains_grid(self) -> bool:

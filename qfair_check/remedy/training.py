@@ -14,7 +14,7 @@ from qfair_check.inputs.sample import mapped
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import FrozenModel, attach_lsq, freeze_lsq
-from qfair_check.remedy.augment import Augmentation, augmented
+from qfair_check.remedy.augment import augmented
 from qfair_check.remedy.budget import Budget, Iterations, Seconds
 from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_state, load_checkpoint, save_checkpoint
 from qfair_check.remedy.epoch import (
@@ -48,16 +48,14 @@ class Training:
     module : torch.nn.Module
         Its module, which is copied.
     recipe : Recipe
+        Settled.
     bench : Bench
-    augmentation : tuple of str
-        How images are changed at random while they train.
     """
 
     subject: Model
     module: nn.Module
     recipe: Recipe
     bench: Bench
-    augmentation: tuple[Augmentation, ...] = ()
 
     def rounded(self) -> list[Made]:
         """Return PTQ at the bits asked for, and with the layers that have others."""
@@ -111,7 +109,7 @@ class Training:
                 )
             except DivergedError as error:
                 return replace(progressed, stopped=f"training stopped: {error}; epochs before it are kept")
-            made = made_candidates(self._frozen(trainee), self.bench, epoch + 1, adjusts=recipe.adjusts_outputs)
+            made = made_candidates(self._frozen(trainee), self.bench, epoch + 1, adjusts=recipe.balance == "outputs")
             record = EpochRecord(
                 epoch + 1,
                 loss,
@@ -145,8 +143,8 @@ class Training:
         generator = torch.Generator().manual_seed(seed)
         for batch in self.bench.samples.batches(order, self.recipe.batch_size, self.bench.device):
             inputs = batch.inputs
-            if self.augmentation:
-                inputs = augmented(cast(Tensor, inputs), self.augmentation, generator)
+            if self.recipe.augmentation:
+                inputs = augmented(cast(Tensor, inputs), self.recipe.augmentation, generator)
             yield replace(batch, inputs=mapped(self._last, inputs) if self.recipe.amp else inputs)
 
     def _laid_out(self, module: nn.Module) -> nn.Module:

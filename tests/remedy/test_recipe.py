@@ -16,11 +16,6 @@ def test_a_budget_in_minutes_sets_no_other():
     assert Recipe.of(minutes=5.0, epochs=3).epochs == 3
 
 
-def test_only_fair_strategies_adjust_outputs():
-    assert [Recipe.of(name).adjusts_outputs for name in STRATEGIES] == [False, True, False, True]
-    assert not Recipe.of("fair-qat", offsets=False).adjusts_outputs
-
-
 def test_every_field_is_in_the_hash():
     one = Recipe.of("fair-qat", 4)
     others = [
@@ -34,9 +29,10 @@ def test_every_field_is_in_the_hash():
         Recipe.of("fair-qat", 4, minutes=1.0),
         Recipe.of("fair-qat", 4, amp=True),
         Recipe.of("fair-qat", 4, augmentation=()),
-        Recipe.of("fair-qat", 4, offsets=False),
+        Recipe.of("fair-qat", 4, balance="samples"),
+        Recipe.of("fair-qat", 4, distillation=0.5),
     ]
-    assert len({recipe.sha256 for recipe in [one, *others]}) == 12
+    assert len({recipe.sha256 for recipe in [one, *others]}) == 13
     assert one.sha256 == Recipe.of("fair-qat", "int4").sha256
 
 
@@ -53,6 +49,10 @@ def test_every_field_is_in_the_hash():
         ({"learning_rate": float("nan")}, "learning_rate is nan: give a number above 0"),
         ({"step_learning_rate": 0.0}, "step_learning_rate is 0"),
         ({"dampening": -0.1}, "dampening is -0.1"),
+        ({"strategy": "mpqat", "balance": "samples"}, "the strategy mpqat cannot balance 'samples'"),
+        ({"balance": "all"}, "cannot balance 'all': fair-qat and fair-base balance samples or outputs"),
+        ({"balance": "outputs", "group_weights": {"a": 1.0}}, "outputs are balanced without group weights"),
+        ({"distillation": 1.5}, "the share of distillation is 1.5: give a number from 0 to 1"),
         ({"minutes": 0.0}, "minutes is 0: give a number above 0"),
         ({"augmentation": ("turn",)}, "no augmentation 'turn': known are flip, shift"),
         ({"momentum": 1}, "momentum is 1"),
