@@ -59,14 +59,25 @@ class RemediateOptions:
     resume: bool
 
 
+def remediate_options(get: Lookup, out: str) -> RemediateOptions:
+    """Return what is said about the model, its data and where the new model goes.
+
+    Raises
+    ------
+    OptionError
+        If a value makes no sense, or a model or data is missing.
+    """
+    model, data = model_options(get), data_options(get)
+    if model is None or data is None:
+        raise OptionError("no grouped data is given: pass --data FILE")
+    return RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")))
+
+
 def remediate_from(get: Lookup, out: str) -> int:
     """Read the options and run the command; progress goes to stderr, what came of it to stdout."""
     from qfair_check.remedy.recipe import Recipe
 
-    model, data = model_options(get), data_options(get)
-    if model is None or data is None:
-        raise OptionError("no grouped data is given: pass --data FILE")
-    options = RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")))
+    options = remediate_options(get, out)
     bits = parse_precisions(get("bits") or "4")
     if len(bits) != 1:
         raise OptionError(f"bits is {get('bits')!r}: a model is trained for one precision, such as 4")
@@ -104,7 +115,7 @@ def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: Judg
     if subject.architecture is None:
         raise OptionError("the model's architecture is not known, and the new file must name it: pass --arch")
     audited = read_data(options.data, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
-    train = _training_data(options, subject)
+    train = training_data(options, subject)
     if not options.resume:
         files.checkpoint.unlink(missing_ok=True)
 
@@ -137,7 +148,7 @@ def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: Judg
     for verdict in verdicts:
         say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, made))}")
     *without, trained = candidates
-    return _concluded(files, holds=_holds(verdicts, judging), better=all(_is_better(trained, one) for one in without))
+    return _concluded(files, holds=all_hold(verdicts, judging), better=all(is_fairer(trained, one) for one in without))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +189,24 @@ def _files(out: str) -> _Files:
     )
 
 
-def _training_data(options: RemediateOptions, subject: "Model") -> "GroupedData | LabelledData":
+def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData | LabelledData":
+    """Read the training data as the audited data is read.
+
+    Raises
+    ------
+    OptionError
+        If there is none, or it is what is audited.
+    InputError
+        If it cannot be read.
+    """
     from qfair_check.inputs.data import read_data
 
     if options.train is None:
         if options.data.path != DEMO:
             raise OptionError("no training data is given: pass --train FILE, of samples that are not audited")
-        from qfair_check.demo.train import training_data
+        from qfair_check.demo.train import training_data as of_demo
 
-        return training_data()
+        return of_demo()
     if options.train == options.data.path and options.train_split == options.data.split:
         raise OptionError("the training data is what is audited: name another file, or another --train-split")
     named = replace(options.data, path=options.train, split=options.train_split)
@@ -227,12 +247,13 @@ def _save(remedy: "Remedy", path: Path, subject: "Model", audited: "GroupedData 
     )
 
 
-def _holds(verdicts: Sequence[Verdict], judging: JudgeOptions) -> bool:
+def all_hold(verdicts: Sequence[Verdict], judging: JudgeOptions) -> bool:
+    """Return whether no verdict fails, or counts as a failure where it cannot be judged."""
     refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
     return not any(verdict.outcome in refused for verdict in verdicts)
 
 
-def _is_better(one: Candidate, other: Candidate) -> bool:
+def is_fairer(one: Candidate, other: Candidate) -> bool:
     """Return whether its FVO is known to be smaller, or its accuracy higher at the same."""
     known = not one.reasons and not other.reasons
     return known and (one.fvo, -one.accuracy) < (other.fvo, -other.accuracy)

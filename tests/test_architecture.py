@@ -32,6 +32,7 @@ LAYERS = [
     ("console", set()),
     ("commands", set()),
     ("remediate_command", set()),
+    ("remedy_text", set()),
     ("cli", set()),
     ("summary_file", set()),
     ("plugin_options", {"pytest", "_pytest"}),
@@ -41,6 +42,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest"}),
+    ("plugin_remedy", {"pytest"}),
     ("html_extras", {"pytest"}),
     ("plugin", {"pytest"}),
 ]
