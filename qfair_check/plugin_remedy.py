@@ -42,6 +42,7 @@ class Remediation:
         self._broken: dict[str, dict[Bound, None]] = {}
         self._others: set[str] = set()
         self._is_interrupted = False
+        self._is_cut = False
         self._told: list[Told] = []
 
     @classmethod
@@ -109,8 +110,8 @@ class Remediation:
                 self._others.add(report.nodeid)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Note that the user ended the tests; what -x ends is no interruption."""
-        self._is_interrupted = not excinfo.errisinstance(pytest.Session.Interrupted)
+        """Note that the user ended the tests; with -x pytest-xdist raises a kind of its own, which is no such end."""
+        self._is_interrupted = excinfo.type in (KeyboardInterrupt, pytest.exit.Exception)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -128,9 +129,11 @@ class Remediation:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("default")  # a warning while training is no reason to stop, even under -W error
-            if not self._remedy_all():
+            self._is_cut = not self._remedy_all()
+            if self._is_cut:
                 session.exitstatus = pytest.ExitCode.INTERRUPTED
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Say what came of it."""
         option = self._config.option
@@ -145,6 +148,11 @@ class Remediation:
             terminalreporter.write_line(headline, **{told.colour: True})
             for line in rest:
                 terminalreporter.write_line(line)
+        if any(told.colour != "red" for told in self._told) and not self._is_cut:
+            terminalreporter.write_line(
+                f"this run judged {printable(str(lookup(self._config)('model')))} and stays failed; to gate a new "
+                "model name it by --qfair-model, with --qfair-bits asis"
+            )
         if self._others:
             names = ", ".join(map(printable, sorted(self._others)))
             terminalreporter.write_line(
@@ -212,7 +220,7 @@ def _refuse_idle(config: pytest.Config) -> None:
     idle = [name for name in ("train-data", "train-split") if name.replace("-", "_") in given_on_command_line(config)]
     if idle:
         names = " and ".join(f"--qfair-{name}" for name in idle)
-        raise OptionError(f"{names} would do nothing: add --qfair-remediate FOLDER, or leave it out")
+        raise OptionError(f"{names} would do nothing: add --qfair-remediate FOLDER")
 
 
 def _check(config: pytest.Config, gate: Gate, folder: Path) -> None:

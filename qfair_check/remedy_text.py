@@ -62,8 +62,9 @@ def told_of_remedy(precision: str, model: Path, bounds: Iterable[tuple[str, Deci
     plain, mixed = (_fvo(audit) for audit in rounded)
     return Told(
         (
-            f"{precision:<6}{verdict}: {printable(str(model))}, audit {printable(str(model.with_suffix('.json')))}",
-            f"{_INDENT}FVO {_fvo(made)}; rounded without training {plain}, or {mixed} with the same bits in each layer",
+            f"{precision:<6}{printable(str(model))} {verdict}",
+            f"{_INDENT}FVO {_fvo(made)}; rounded without training {plain}, or {mixed} with the same bits in each layer"
+            f"; audit {printable(str(model.with_suffix('.json')))}",
             *(f"{_INDENT}{_headline(one, made)}" for one in verdicts if one.outcome is not Outcome.PASS),
         ),
         colour,
