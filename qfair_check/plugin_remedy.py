@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest._io import TerminalWriter
 
 from qfair_check.errors import FairnessError, OptionError, QFairError
 from qfair_check.gate import Gate
@@ -121,8 +122,7 @@ class Remediation:
         reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")
         if reporter:
-            reporter.ensure_newline()
-            reporter.flush()
+            _end_line(self._config.get_terminal_writer())
         with (
             capture.global_and_fixture_disabled() if capture else nullcontext(),
             redirect_stdout(sys.stderr),
@@ -214,6 +214,13 @@ class Remediation:
 
     def _out(self, precision: str) -> Path:
         return self._folder / f"fair_{precision}.safetensors"
+
+
+def _end_line(writer: TerminalWriter) -> None:
+    """Leave the line of dots, and put out what stdout holds before stderr goes on."""
+    if writer.width_of_current_line:
+        writer.line()
+    writer.flush()
 
 
 def _refuse_idle(config: pytest.Config) -> None:

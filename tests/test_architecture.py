@@ -42,7 +42,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest"}),
-    ("plugin_remedy", {"pytest"}),
+    ("plugin_remedy", {"pytest", "_pytest"}),
     ("html_extras", {"pytest"}),
     ("plugin", {"pytest"}),
 ]
