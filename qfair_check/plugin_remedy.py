@@ -60,7 +60,8 @@ class Remediation:
             if folder is None:
                 _refuse_idle(config)
                 return None
-            _check(config, gate, Path(folder))
+            if not hasattr(config, "workerinput"):
+                _check(config, gate, Path(folder))
         except QFairError as error:
             raise pytest.UsageError(str(error)) from None
         return cls(gate, Path(folder))

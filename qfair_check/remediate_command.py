@@ -13,8 +13,17 @@ from qfair_check.judge.limits import Limit, Limits
 from qfair_check.judge.pareto import Candidate, candidates_of, standings
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
+from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO, as_command_line
-from qfair_check.options import JudgeOptions, Lookup, data_options, integer, judge_options, model_options
+from qfair_check.options import (
+    JudgeOptions,
+    Lookup,
+    data_options,
+    integer,
+    judge_options,
+    measure_options,
+    model_options,
+)
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit
 from qfair_check.report.compare import render_comparison
@@ -49,6 +58,8 @@ class RemediateOptions:
         Where the model goes.
     resume : bool
         Whether to go on from the checkpoint beside it.
+    curvature : CurvatureOptions or None
+        What is measured of the curvature of the new model, where a limit needs it.
     """
 
     model: ModelOptions
@@ -57,6 +68,7 @@ class RemediateOptions:
     train_split: str | None
     out: str
     resume: bool
+    curvature: CurvatureOptions | None = None
 
 
 def remediate_options(get: Lookup, out: str) -> RemediateOptions:
@@ -70,7 +82,8 @@ def remediate_options(get: Lookup, out: str) -> RemediateOptions:
     model, data = model_options(get), data_options(get)
     if model is None or data is None:
         raise OptionError("no grouped data is given: pass --data FILE")
-    return RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")))
+    curvature = measure_options(get).curvature
+    return RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")), curvature)
 
 
 def remediate_from(get: Lookup, out: str) -> int:
@@ -137,7 +150,7 @@ def remediate_command(options: RemediateOptions, recipe: "Recipe", judging: Judg
         say(f"note    {printable(notice)}")
     say(f"chosen  {remedy.reason}")
     _save(remedy, files.model, subject, audited, rounded)
-    made = audited_at(files.model, _AS_IS, reference=subject)
+    made = audited_at(files.model, _AS_IS, reference=subject, curvature=options.curvature)
     every = (rounded, mixed, made)
     for one, path in zip(every, (files.rounded, files.mixed, files.audit), strict=True):
         one.save(path)
@@ -208,7 +221,7 @@ def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData |
 
         return of_demo()
     if options.train == options.data.path and options.train_split == options.data.split:
-        raise OptionError("the training data is what is audited: name another file, or another --train-split")
+        raise OptionError("the training data is what is audited: name another file, or another --qfair-train-split")
     named = replace(options.data, path=options.train, split=options.train_split)
     return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
 

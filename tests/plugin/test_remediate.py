@@ -301,7 +301,7 @@ OUT, TRAIN = "--qfair-remediate=out", "--qfair-train-data=train.npz"
         ([MODEL, DATA, OUT, "--qfair-train-data=no.npz"], "--qfair-train-data no.npz: there is no such file"),
         (
             [MODEL, DATA, OUT, "--qfair-train-data=test.npz"],
-            "the training data is what is audited: name another file, or another --train-split",
+            "the training data is what is audited: name another file, or another --qfair-train-split",
         ),
         (
             [MODEL, DATA, TRAIN, "--qfair-remediate=network.py"],
