@@ -1,5 +1,7 @@
 """The errors this package raises: each message says what was found, where, and the cure."""
 
+from typing import Any
+
 
 class QFairError(Exception):
     """Base of every error a caller of this package may want to catch.
@@ -31,4 +33,10 @@ class MeasureError(QFairError):
 
 
 class FairnessError(AssertionError):
-    """A fairness limit is broken, or cannot be judged."""
+    """A fairness limit is broken, or cannot be judged.
+
+    Where limits were judged one by one, `verdicts` holds what each said, and `audit` is what they judged.
+    """
+
+    verdicts: tuple[Any, ...] = ()
+    audit: Any = None

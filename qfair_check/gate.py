@@ -217,7 +217,7 @@ class Gate:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Measure before the first test, in the controlling process."""
-        if self._must_measure(session):
+        if self.must_measure(session):
             try:
                 self._audit = self._measured(session)
                 self._publish(self._audit)
@@ -301,7 +301,8 @@ class Gate:
             if limit.bound(precision.name) is not None
         ]
 
-    def _must_measure(self, session: pytest.Session) -> bool:
+    def must_measure(self, session: pytest.Session) -> bool:
+        """Whether this process measures before the first test."""
         option = self.config.option
         if self._is_saved or not self.is_gating or _is_worker(self.config):
             return False

@@ -82,7 +82,9 @@ class GateItem(pytest.Item):
         insufficient = self.gate.judging.insufficient
         text = describe(verdict, self.gate.audit)
         if verdict.outcome is Outcome.FAIL or (verdict.outcome is Outcome.INSUFFICIENT and insufficient == "fail"):
-            raise FairnessError(text)
+            error = FairnessError(text)
+            error.verdicts, error.audit = (verdict,), self.gate.audit
+            raise error
         if verdict.outcome is Outcome.INSUFFICIENT and insufficient == "warn":
             warnings.warn(text, InsufficientDataWarning, stacklevel=1)
 

@@ -166,5 +166,16 @@ PLUGIN_OPTIONS = (
     Option("audit", "gate a saved audit instead of a model, without loading torch", "FILE"),
     Option("json", "write the audit to this file", "FILE"),
     Option("summary", "write a summary in markdown to this file, or github for the summary of the CI step", "FILE"),
+    Option(
+        "remediate",
+        "where a limit is broken at an integer precision, train a fairer model after the tests, into this folder",
+        "FOLDER",
+    ),
+    Option(
+        "train-data",
+        "what --qfair-remediate trains on, prepared as the audited data is (for the demo: its own)",
+        "FILE",
+    ),
+    Option("train-split", "keep the rows of the training data that hold this in the column split", "VALUE"),
     Option("junit-properties", "put measured values into junit xml (default: on)", choices=("on", "off")),
 )

@@ -82,7 +82,13 @@ def pytest_configure(config: pytest.Config) -> None:
     _refuse_taken_bits(config)
     from qfair_check.gate import Gate
 
-    config.pluginmanager.register(Gate.from_config(config), "qfair-gate")
+    gate = Gate.from_config(config)
+    config.pluginmanager.register(gate, "qfair-gate")
+    from qfair_check.plugin_remedy import Remediation
+
+    remediation = Remediation.from_config(config, gate)
+    if remediation is not None:
+        config.pluginmanager.register(remediation, "qfair-remediation")
 
 
 def _is_in_use(config: pytest.Config) -> bool:

@@ -137,17 +137,15 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
         for path in _checkpoints(files, recipes):
             path.unlink(missing_ok=True)
 
-    def audited_at(model: object, bits: Precision | str, path: Path, **how: Any) -> Audit:
+    def audited_at(model: object, bits: Precision, **how: Any) -> Audit:
         with progress_bar() as progress:
-            made = audit(model, audited, bits, device=first.device, seed=first.seed, progress=progress, **how)
-        made.save(path)
-        return made
+            return audit(model, audited, bits, device=first.device, seed=first.seed, progress=progress, **how)
 
     say(f"audit   {printable(subject.source)} rounded to {first.bits}, without training")
-    rounded = audited_at(subject, first.bits, files.rounded)
+    rounded = audited_at(subject, first.bits)
     audits = [
         ("rounded", files.rounded, rounded),
-        ("rounded, mixed", files.mixed, audited_at(subject, first.bits, files.mixed, allocation=first.allocation)),
+        ("rounded, mixed", files.mixed, audited_at(subject, first.bits, allocation=first.allocation)),
     ]
     with progress_bar() as progress:
         samples = read_samples(train, seed=first.seed, progress=progress)
@@ -164,11 +162,12 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
             if other is not taken:
                 place = files.of_strategy(other.recipe.strategy)
                 _save(other, place.model, subject, audited, rounded)
-                made = audited_at(place.model, AS_IS, place.audit, reference=subject)
-                audits.append((other.recipe.strategy, place.audit, made))
+                audits.append((other.recipe.strategy, place.audit, audited_at(place.model, AS_IS, reference=subject)))
     _save(taken, files.model, subject, audited, rounded)
-    made = audited_at(files.model, AS_IS, files.audit, reference=subject, curvature=options.curvature)
+    made = audited_at(files.model, AS_IS, reference=subject, curvature=options.curvature)
     audits.append((taken.recipe.strategy, files.audit, made))
+    for _, path, one in audits:
+        one.save(path)
     for path in _checkpoints(files, recipes):
         path.unlink(missing_ok=True)
     verdicts = tuple(judge_audit(made, _at_asis(judging.limits, first.bits), min_group_size=judging.min_group_size))

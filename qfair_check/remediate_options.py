@@ -83,7 +83,7 @@ def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData |
 
         return of_demo()
     if options.train == options.data.path and options.train_split == options.data.split:
-        raise OptionError("the training data is what is audited: name another file, or another --train-split")
+        raise OptionError("the training data is what is audited: name another file, or another --qfair-train-split")
     named = replace(options.data, path=options.train, split=options.train_split)
     return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
 

@@ -15,6 +15,8 @@ import qfair_check.demo.train
 import qfair_check.gate
 import qfair_check.inputs.parquet
 import qfair_check.measure.run
+import qfair_check.remediate_command
+import qfair_check.remedy.fair_qat
 from qfair_check.audit_file import outcomes_digest, pack_outcomes
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.record import (
@@ -41,6 +43,8 @@ PRELOADED = (
     qfair_check.gate,
     qfair_check.inputs.parquet,
     qfair_check.measure.run,
+    qfair_check.remediate_command,
+    qfair_check.remedy.fair_qat,
 )
 
 Counts = Mapping[str, int | None]

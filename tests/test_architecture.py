@@ -33,6 +33,7 @@ LAYERS = [
     ("commands", set()),
     ("remediate_options", set()),
     ("remediate_command", set()),
+    ("remedy_text", set()),
     ("cli", set()),
     ("summary_file", set()),
     ("plugin_options", {"pytest", "_pytest"}),
@@ -42,6 +43,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate", {"pytest"}),
+    ("plugin_remedy", {"pytest", "_pytest"}),
     ("html_extras", {"pytest"}),
     ("plugin", {"pytest"}),
 ]

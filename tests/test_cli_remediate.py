@@ -47,6 +47,12 @@ def test_a_broken_limit_is_exit_1(remedied, tmp_path, capsys):
     assert "it does not pass: a limit is broken, or cannot be judged" in capsys.readouterr().out
 
 
+def test_a_limit_on_curvature_is_measured_and_judged(tmp_path, capsys):
+    out = str(tmp_path / "fair.safetensors")
+    assert main([*DEMO, "--epochs", "2", "--max-gradient-ratio", "1000", "--out", out]) == 0
+    assert "PASS  gradient norm at asis is " in capsys.readouterr().out
+
+
 def test_an_interrupted_run_goes_on_to_the_same_model(remedied, tmp_path, monkeypatch, capsys):
     out = tmp_path / "fair.safetensors"
     command = [*DEMO, "--epochs", "2", "--out", str(out)]

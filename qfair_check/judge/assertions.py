@@ -26,12 +26,17 @@ def enforce(verdicts: Iterable[Verdict], audit: Audit, insufficient: Insufficien
     Raises
     ------
     FairnessError
-        With the description of each such verdict.
+        With the description of each such verdict; it also holds all verdicts and the audit.
     OptionError
         If `insufficient` is none of its three values.
     """
     __tracebackhide__ = True
-    enforce_outcomes([(verdict.outcome, describe(verdict, audit)) for verdict in verdicts], insufficient)
+    judged = tuple(verdicts)
+    try:
+        enforce_outcomes([(verdict.outcome, describe(verdict, audit)) for verdict in judged], insufficient)
+    except FairnessError as error:
+        error.verdicts, error.audit = judged, audit
+        raise
 
 
 def enforce_outcomes(told: Sequence[tuple[Outcome, str]], insufficient: Insufficient) -> None:
