@@ -196,7 +196,8 @@ def _trained(
     from qfair_check.remedy.checkpoint import EpochRecord
     from qfair_check.remedy.fair_qat import remediate
 
-    budget = f"at most {recipe.epochs} epochs" if recipe.minutes is None else f"{recipe.minutes:g} minutes"
+    epochs = f"at most {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+    budget = epochs if recipe.minutes is None else f"{recipe.minutes:g} minutes"
     say(f"train   {recipe.strategy} at {recipe.bits}, {budget}, on {printable(samples.source)}")
     with training_bar() as bar:
 

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from qfair_check import load_model
@@ -70,9 +72,59 @@ def test_an_interrupted_run_goes_on_to_the_same_model(remedied, tmp_path, monkey
     assert load_model(out).sha256 == load_model(remedied / "fair.safetensors").sha256
 
 
+def test_all_strategies_are_compared_and_one_is_taken(tmp_path, capsys):
+    out = tmp_path / "fair.safetensors"
+    assert main([*DEMO, "--epochs", "2", "--strategy", "all", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "chosen  fair-" in told
+    assert "by the same rule among what each strategy chose" in told
+    audits = [tmp_path / f"fair.{name}.json" for name in ("rounded", "mixed")]
+    others = [path for name in ("fair-qat", "mpqat", "fair-base") if (path := tmp_path / f"fair.{name}.json").exists()]
+    assert len(others) == 2
+    for path in (*audits, *others, tmp_path / "fair.json"):
+        assert Audit.load(path).data.sha256 == Audit.load(audits[0]).data.sha256
+    for path in others:
+        model = load_model(path.with_suffix(".safetensors"))
+        assert Audit.load(path).model.sha256 == model.sha256
+    assert not list(tmp_path.glob("*.checkpoint"))
+    line = next(line for line in told.splitlines() if line.startswith("report  qfair "))
+    assert main(shlex.split(line.removeprefix("report  qfair "))) == 0
+    assert (tmp_path / "fair.html").exists()
+
+
+def test_an_interruption_between_strategies_loses_none_that_is_done(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "fair.safetensors"
+    command = [*DEMO, "--epochs", "1", "--strategy", "all", "--out", str(out)]
+    epochs = []
+
+    def interrupt(record, groups):
+        epochs.append(record)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qfair_check.remediate_command._tell", interrupt)
+        assert main(command) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fair.fair-qat.checkpoint", "fair.mpqat.checkpoint"]
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 0
+    assert capsys.readouterr().out.count("epoch   1") == 1  # of fair-base
+
+
+def test_a_budget_in_minutes_and_the_options_of_training(tmp_path, capsys):
+    out = tmp_path / "fair.safetensors"
+    options = ["--minutes", "0.05", "--amp", "--optimizer", "adam", "--learning-rate", "0.002"]
+    assert main([*DEMO, *options, "--out", str(out)]) in (0, 1)
+    assert "train   fair-qat at int2, 0.05 minutes, on" in capsys.readouterr().out
+    assert out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["demo", "--minutes", "1", "--epochs", "2"], "both --minutes and --epochs are given: a budget is one of them"),
+        (["demo", "--minutes", "soon"], "minutes is 'soon': it is a number above 0"),
+        (["demo", "--learning-rate", "-1"], "learning-rate is '-1': it is a number above 0"),
         (
             ["loans.safetensors", "--data", "loans.csv", "--features", "income,debt,age"],
             "no training data is given: pass --train FILE",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic as clock
 from typing import Any, cast
 
 import numpy as np
@@ -136,7 +137,7 @@ class Training:
     def _budget(self, per_epoch: int, spent: float) -> Budget:
         if self.recipe.minutes is None:
             return Iterations(self.recipe.epochs * per_epoch)
-        return Seconds.start(self.recipe.minutes * _SECONDS_PER_MINUTE, spent=spent)
+        return Seconds.start(self.recipe.minutes * _SECONDS_PER_MINUTE, spent=spent, clock=clock)
 
     def _batches(self, order: np.ndarray, seed: int) -> Iterator[Batch]:
         """Yield what an epoch trains on; its random changes depend on the seed alone."""

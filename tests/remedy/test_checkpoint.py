@@ -14,8 +14,10 @@ from qfair_check.remedy.checkpoint import (
     save_checkpoint,
 )
 from qfair_check.remedy.epoch import EpochLoss, trainee_of
+from qfair_check.remedy.evaluate import Made
 from qfair_check.remedy.recipe import Recipe
-from qfair_check.remedy.selection import Candidate, GroupCounts
+from qfair_check.remedy.selection import Candidate, GroupCounts, contenders
+from qfair_check.remedy.training import kept_states
 
 HASHES = {"recipe": "r", "data": "d", "model": "m"}
 RECIPE = Recipe.of("mpqat", 3, allocation=Allocation())
@@ -47,6 +49,31 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     for name, learned in again.grids.items():
         assert (learned.bits, learned.grid) == (3, "asymmetric")
         assert torch.equal(learned.tensor.dequantize(), frozen.grids[name].tensor.dequantize())
+
+
+def test_models_that_differ_in_a_bias_share_the_rest(tmp_path):
+    module, trainee, frozen, _ = made()
+    counts = [GroupCounts(correct, (100, 100)) for correct in ((95, 75), (93, 76), (90, 77))]
+    candidates = [
+        Candidate(1, "running", held, adjusted=share) for held, share in zip(counts, (0, 0.5, 1), strict=True)
+    ]
+    moved = [
+        Made(candidate, frozen, {"2.bias": torch.full((2,), candidate.adjusted)} if candidate.adjusted else {})
+        for candidate in candidates
+    ]
+    kept = kept_states(moved, {}, candidates)
+    assert set(kept) == set(contenders(candidates))
+    assert len(kept) > 1
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, HASHES, trainee, Progressed((), kept))
+    loaded = load_checkpoint(path, HASHES, made()[1]).kept
+    for candidate in loaded:
+        again = frozen_model(module, loaded[candidate]).module
+        wanted = torch.full((2,), candidate.adjusted) if candidate.adjusted else frozen.module[2].bias
+        assert torch.equal(again[2].bias, wanted)
+        assert torch.equal(again[0].weight, frozen.module[0].weight)
+    storages = {state["state"]["0.weight"].data_ptr() for state in loaded.values()}
+    assert len(storages) == 1
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -11,7 +13,15 @@ from qfair_check.quantize.allocation import Allocation
 from qfair_check.remedy.attach import attach_lsq, lsq_layers
 from qfair_check.remedy.budget import Iterations, Seconds
 from qfair_check.remedy.dampening import dampening_loss
-from qfair_check.remedy.epoch import DivergedError, Step, epoch_order, oscillating_share, train_epoch, trainee_of
+from qfair_check.remedy.epoch import (
+    DivergedError,
+    Step,
+    distillation_loss,
+    epoch_order,
+    oscillating_share,
+    train_epoch,
+    trainee_of,
+)
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import Batch
 
@@ -30,11 +40,9 @@ def network():
         return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 
 
-def trained(trainee, batches, recipe, weights, *, epoch, per_epoch, budget=None, progress=None):
+def trained(trainee, batches, recipe, weights, *, epoch, per_epoch, budget=None, **others):
     budget = budget or Iterations(recipe.epochs * per_epoch)
-    return train_epoch(
-        trainee, batches, recipe, weights, epoch=epoch, per_epoch=per_epoch, budget=budget, progress=progress
-    )
+    return train_epoch(trainee, batches, recipe, weights, epoch=epoch, per_epoch=per_epoch, budget=budget, **others)
 
 
 def test_one_step_is_that_of_plain_gradient_descent():
@@ -124,6 +132,25 @@ def test_weights_that_become_infinite_in_the_last_step_are_seen():
     batch.inputs.mul_(1e3)
     with pytest.raises(DivergedError, match="became NaN or infinite in epoch 1"):
         trained(trainee_of(network(), recipe), [batch], recipe, None, epoch=0, per_epoch=1)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 8))
+def test_distillation_is_the_divergence_of_softened_outputs(seed, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    logits, taught = (3 * torch.randn(5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    p, q = (torch.distributions.Categorical(logits=values / temperature) for values in (taught, logits))
+    wanted = temperature**2 * torch.distributions.kl_divergence(p, q).mean()
+    torch.testing.assert_close(distillation_loss(logits, taught, temperature), wanted)
+
+
+def test_a_teacher_takes_its_share_of_the_loss_and_no_gradient():
+    module, teacher, batch = network(), nn.Linear(3, 2).eval(), batch_of()
+    recipe = replace(PLAIN, strategy="fair-base", distillation=0.25, learning_rate=1e-9)
+    logits, taught = module(batch.inputs).detach(), teacher(batch.inputs).detach()
+    told = trained(trainee_of(module, recipe), [batch], recipe, None, epoch=0, per_epoch=1, teacher=teacher)
+    of_labels = functional.cross_entropy(logits, batch.labels).item()
+    assert told.cross_entropy == pytest.approx(0.75 * of_labels + 0.25 * distillation_loss(logits, taught).item())
+    assert all(value.grad is None for value in teacher.parameters())
 
 
 def test_an_epoch_ends_where_the_time_is_over_and_rates_follow_the_clock():

@@ -19,6 +19,7 @@ from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import quantize_model
 from qfair_check.remedy.checkpoint import EpochRecord
 from qfair_check.remedy.epoch import Step
+from qfair_check.remedy.evaluate import Bench, count_correct
 from qfair_check.remedy.fair_qat import remediate
 from qfair_check.remedy.holdout import split_by_group
 from qfair_check.remedy.recipe import Recipe
@@ -96,6 +97,73 @@ def test_a_run_that_is_interrupted_in_mid_epoch_ends_as_if_it_had_not_been(strat
     assert_same(whole, remediate(network(), arrays(), recipe, checkpoint=path, progress=resumed.append))
     assert [told.epoch for told in resumed if isinstance(told, EpochRecord)] == [4]
     assert_same(whole, remediate(network(), arrays(), recipe, checkpoint=path))  # nothing is left to do
+
+
+def pictures(size=96, seed=0):
+    """Images whose classes are the groups, one of them rare."""
+    generator = np.random.default_rng(seed)
+    y = (np.arange(size) % 4 == 0).astype(np.int64)
+    x = generator.normal(size=(size, 1, 32, 32)).astype(np.float32)
+    x[y == 1, :, 8:24, 8:24] += 1.5
+    return x, y, np.where(y, "rare", "common")
+
+
+def of_pictures():
+    """A model that measures brightness and takes it for the common class too often."""
+    body = nn.Conv2d(1, 4, 3, stride=4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()
+    module = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        for layer, value in ((module[0], 1 / 9), (module[2], 1 / 36)):
+            layer.weight.fill_(value)
+            layer.bias.zero_()
+        module[-1].weight.copy_(torch.tensor([[0.0] * 4, [4.0] * 4]))
+        module[-1].bias.copy_(torch.tensor([12.0, 0.0]))
+    return module.eval()
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_images_that_are_changed_at_random_are_so_again_after_an_interruption(amp, tmp_path):
+    recipe = replace(RECIPE, epochs=2, amp=amp)
+    whole = remediate(of_pictures(), pictures(), recipe)
+    assert (whole.recipe.balance, whole.recipe.distillation) == ("outputs", 0.5)
+    assert whole.recipe.augmentation
+    path = tmp_path / "run.pt"
+    with pytest.raises(StopError):
+        remediate(of_pictures(), pictures(), recipe, checkpoint=path, progress=stopping_at(2, 2))
+    assert_same(whole, remediate(of_pictures(), pictures(), recipe, checkpoint=path))
+    plain = remediate(of_pictures(), pictures(), replace(recipe, augmentation=()))
+    assert plain.epochs[0].loss != whole.epochs[0].loss
+
+
+def test_a_candidate_with_moved_outputs_is_the_model_that_comes_out():
+    x, y, group = pictures()
+    remedy = remediate(of_pictures(), (x, y, group), replace(RECIPE, learning_rate=1e-9, step_learning_rate=1e-9))
+    assert any(candidate.adjusted for candidate in remedy.epochs[0].candidates)
+    assert remedy.chosen.adjusted > 0
+    samples = read_samples(grouped_data(x, y, group))
+    split = split_by_group(samples.labels, samples.groups, samples.group_names, share=0.2, seed=0)
+    bench = Bench(samples, split, torch.device("cpu"), 16, 0)
+    assert count_correct(remedy.module, bench, split.held_out) == remedy.chosen.counts
+    assert all(value.is_contiguous() for value in remedy.module.parameters())
+
+
+def test_a_budget_in_minutes_ends_on_the_clock_and_what_was_spent_counts(tmp_path, monkeypatch):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("qfair_check.remedy.training.clock", lambda: float(next(ticks)))
+    recipe = Recipe.of("fair-qat", 2, batch_size=16, minutes=0.25, patience=9)
+    path = tmp_path / "run.pt"
+    told = []
+    whole = remediate(network(), arrays(), recipe, progress=told.append)
+    steps = [step for step in told if isinstance(step, Step)]
+    assert 10 <= len(steps) <= 15
+    assert 1 <= len(whole.epochs) == steps[-1].epoch
+    with pytest.raises(StopError):
+        remediate(network(), arrays(), recipe, checkpoint=path, progress=stopping_at(2, 1))
+    again = []
+    remediate(network(), arrays(), recipe, checkpoint=path, progress=again.append)
+    assert len([step for step in again if isinstance(step, Step)]) <= 6
+    remediate(network(), arrays(), recipe, checkpoint=path, progress=again.append)
+    assert next(step.epoch for step in again if isinstance(step, Step)) == 2
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path):
