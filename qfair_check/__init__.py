@@ -48,10 +48,12 @@ if TYPE_CHECKING:
     from qfair_check.remedy.attach import freeze_lsq as freeze_lsq
     from qfair_check.remedy.attach import lsq_layers as lsq_layers
     from qfair_check.remedy.attach import step_parameters as step_parameters
+    from qfair_check.remedy.augment import augmented as augmented
     from qfair_check.remedy.batchnorm import reestimate_batchnorm as reestimate_batchnorm
     from qfair_check.remedy.dampening import OscillationTracker as OscillationTracker
     from qfair_check.remedy.dampening import dampening_coefficient as dampening_coefficient
     from qfair_check.remedy.dampening import dampening_loss as dampening_loss
+    from qfair_check.remedy.epoch import distillation_loss as distillation_loss
     from qfair_check.remedy.fair_qat import Remedy as Remedy
     from qfair_check.remedy.fair_qat import remediate as remediate
     from qfair_check.remedy.loss import group_weights as group_weights
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from qfair_check.remedy.loss import weighted_cross_entropy as weighted_cross_entropy
     from qfair_check.remedy.lsq import LSQ as LSQ
     from qfair_check.remedy.lsq import lsq_quantize as lsq_quantize
+    from qfair_check.remedy.offsets import equalizing_offsets as equalizing_offsets
+    from qfair_check.remedy.offsets import output_bias as output_bias
     from qfair_check.remedy.recipe import Recipe as Recipe
     from qfair_check.remedy.sampling import GroupBalancedSampler as GroupBalancedSampler
 
@@ -106,12 +110,14 @@ _HOMES = {
         "lsq_layers",
         "step_parameters",
     ),
+    "qfair_check.remedy.augment": ("augmented",),
     "qfair_check.remedy.batchnorm": ("reestimate_batchnorm",),
     "qfair_check.remedy.dampening": (
         "OscillationTracker",
         "dampening_coefficient",
         "dampening_loss",
     ),
+    "qfair_check.remedy.epoch": ("distillation_loss",),
     "qfair_check.remedy.fair_qat": ("Remedy", "remediate"),
     "qfair_check.remedy.loss": (
         "group_weights",
@@ -122,6 +128,7 @@ _HOMES = {
         "LSQ",
         "lsq_quantize",
     ),
+    "qfair_check.remedy.offsets": ("equalizing_offsets", "output_bias"),
     "qfair_check.remedy.recipe": ("Recipe",),
     "qfair_check.remedy.sampling": ("GroupBalancedSampler",),
 }

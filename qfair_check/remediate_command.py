@@ -50,7 +50,7 @@ class Remediation:
     files : RemedyFiles
         Where the model and the audits are.
     audits : tuple of (str, Path, Audit)
-        All that were made, by name: ``rounded``, ``rounded, mixed``, then each strategy, that of the model last.
+        All that were made, by name: ``rounded``, ``mixed``, then each strategy, that of the model last.
     remedy : Remedy
         The model, and how it came about.
     verdicts : tuple of Verdict
@@ -145,7 +145,7 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
     rounded = audited_at(subject, first.bits)
     audits = [
         ("rounded", files.rounded, rounded),
-        ("rounded, mixed", files.mixed, audited_at(subject, first.bits, allocation=first.allocation)),
+        ("mixed", files.mixed, audited_at(subject, first.bits, allocation=first.allocation)),
     ]
     with progress_bar() as progress:
         samples = read_samples(train, seed=first.seed, progress=progress)
@@ -264,7 +264,10 @@ def _is_better(audits: Sequence[tuple[str, Path, Audit]], judging: JudgeOptions)
 
 
 def _say_conclusion(made: Remediation) -> None:
+    from qfair_check.inputs.quantized_file import model_file_size
+
     say(f"\nmodel   {printable(str(made.files.model))}")
+    say(f"size    {model_file_size(made.files.model)}")
     paths = [str(path) for _, path, _ in made.audits]
     say(f"audits  {printable(', '.join(paths))}")
     say(f"report  {printable(shlex.join(['qfair', 'report', *paths, '--out', str(made.files.report)]))}")

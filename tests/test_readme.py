@@ -73,9 +73,9 @@ def test_remediate_prints_what_the_readme_shows(tmp_path):
     command = ["remediate", "demo", "--bits", "2", "--out", "fair.safetensors"]
     ran = run(sys.executable, "-m", "qfair_check", *command, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    table = [line for line in shown.splitlines() if line.startswith(("audit ", "rounded", "remediated", "it", "its"))]
+    table = [line for line in shown.splitlines() if line.startswith(("audit ", "rounded", "mixed", "fair-qat", "it", "its"))]
     printed = _without_numbers(ran.stdout)
     assert [line for line in table if _without_numbers(line) not in printed] == []
-    trained = next(line for line in ran.stdout.splitlines() if line.startswith("remediated"))
-    told = next(line for line in table if line.startswith("remediated"))
+    trained = next(line for line in ran.stdout.splitlines() if line.startswith("fair-qat"))
+    told = next(line for line in table if line.startswith("fair-qat"))
     assert _numbers(trained)[-3:] == pytest.approx(_numbers(told)[-3:], abs=0.1)
