@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qfair_check.measure.curvature_options import CurvatureOptions as CurvatureOptions
     from qfair_check.measure.run import audit as audit
     from qfair_check.quantize.allocation import Allocation as Allocation
+    from qfair_check.quantize.export import export_quantized as export_quantized
     from qfair_check.quantize.model import quantize_model as quantize_model
     from qfair_check.quantize.saved import save_quantized as save_quantized
     from qfair_check.quantize.spec import Scheme as Scheme
@@ -100,6 +101,7 @@ _HOMES = {
     "qfair_check.measure.curvature_options": ("CurvatureOptions",),
     "qfair_check.measure.run": ("audit",),
     "qfair_check.quantize.allocation": ("Allocation",),
+    "qfair_check.quantize.export": ("export_quantized",),
     "qfair_check.quantize.model": ("quantize_model",),
     "qfair_check.quantize.saved": ("save_quantized",),
     "qfair_check.quantize.spec": ("Scheme",),

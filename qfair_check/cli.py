@@ -72,6 +72,11 @@ _REMEDIATE_EXAMPLES = """examples:
 exit codes: 0 the new model passes every limit and is better than rounding without training, 1 it is not,
 2 interrupted (--resume goes on), 4 something cannot be read or measured, or an option makes no sense
 """
+_EXPORT_EXAMPLES = """examples:
+  qfair export fair.safetensors --out fair.packed.safetensors
+
+exit codes: 0 the model is written, 2 interrupted, 4 it cannot be read or written, or no weight of it lies on a grid
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,6 +183,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     remediate.set_defaults(run=_remediate)
 
+    export = _command(
+        commands, "export", "write a quantized model with its integers packed at their bits", _EXPORT_EXAMPLES
+    )
+    export.add_argument("model", type=not_empty, metavar="MODEL", help="a file that qfair remediate wrote")
+    export.add_argument(
+        "--out", type=not_empty, metavar="FILE", required=True, help="where the packed model goes (.safetensors)"
+    )
+    export.set_defaults(run=_export)
+
     demo = _command(commands, "demo", "run the gate on an embedded model, and explain what it says", None)
     demo.add_argument(
         "--out", metavar="FOLDER", default="qfair-demo", help="where audit.json goes (default: qfair-demo)"
@@ -265,6 +279,12 @@ def _remediate(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     from qfair_check.remediate_command import remediate_from
 
     return remediate_from(_lookup(parsed), parsed.out)
+
+
+def _export(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.commands import export_command
+
+    return export_command(parsed.model, parsed.out)
 
 
 def _demo(parsed: argparse.Namespace, given: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ def audit_command(
     """Measure and save."""
     if model is None or data is None:
         raise OptionError("no grouped data is given: pass --data FILE")
-    target = _target(out)
+    target = out_target(out)
 
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
@@ -172,13 +172,20 @@ def _argument(path: str) -> str:
 
 def _report_target(out: str, paths: Sequence[str]) -> Path:
     """Return where the report goes, before anything long is done."""
-    target = _target(out)
+    target = out_target(out)
     if os.path.realpath(out) in map(os.path.realpath, paths):
         raise OptionError(f"--out {out} is one of the audits: name another file")
     return target
 
 
-def _target(out: str) -> Path:
+def out_target(out: str) -> Path:
+    """Return where a file goes.
+
+    Raises
+    ------
+    OptionError
+        If no file can be there.
+    """
     target = Path(out)
     folder = target.absolute().parent
     if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a folder is closed to the user
@@ -195,6 +202,19 @@ def _audits(paths: Sequence[str]) -> list[Audit]:
         if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
             raise OptionError(f"{path} is given twice: name each audit once")
     return [Audit.load(path) for path in paths]
+
+
+def export_command(path: str, out: str) -> int:
+    """Write a quantized model with its codes packed, and say how large it was and is."""
+    target = out_target(out)
+
+    from qfair_check.inputs.quantized_file import model_file_size
+    from qfair_check.quantize.export import export_quantized
+
+    export_quantized(path, target)
+    for each in (path, out):
+        say(f"{printable(each)}: {model_file_size(each)}")
+    return 0
 
 
 def demo_command(out: str) -> int:

@@ -73,7 +73,9 @@ def test_remediate_prints_what_the_readme_shows(tmp_path):
     command = ["remediate", "demo", "--bits", "2", "--out", "fair.safetensors"]
     ran = run(sys.executable, "-m", "qfair_check", *command, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    table = [line for line in shown.splitlines() if line.startswith(("audit ", "rounded", "mixed", "fair-qat", "it", "its"))]
+    table = [
+        line for line in shown.splitlines() if line.startswith(("audit ", "rounded", "mixed", "fair-qat", "it", "its"))
+    ]
     printed = _without_numbers(ran.stdout)
     assert [line for line in table if _without_numbers(line) not in printed] == []
     trained = next(line for line in ran.stdout.splitlines() if line.startswith("fair-qat"))

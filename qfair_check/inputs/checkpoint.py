@@ -23,7 +23,7 @@ from qfair_check.inputs.options import Preprocessing
 from qfair_check.inputs.paths import require_file
 from qfair_check.inputs.pt2_program import load_program
 from qfair_check.inputs.pt2_scan import is_program
-from qfair_check.inputs.quantized_file import OWN, Origin, StoredGrid, unpacked
+from qfair_check.inputs.quantized_file import OWN, Origin, StoredGrid, from_tensors
 from qfair_check.inputs.scripted import load_scripted
 from qfair_check.inputs.shards import INDEX, read_shards
 from qfair_check.inputs.trusted_program import load_trusted_program
@@ -125,7 +125,7 @@ def _described(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         preprocessing = msgspec.json.decode(metadata.get("preprocessing", "null"), type=Preprocessing | None)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"the metadata of {path} cannot be read ({error}): save the model again") from error
-    plain, grids, origin = unpacked(state, metadata, path)
+    plain, grids, origin = from_tensors(state, metadata, path)
     return Checkpoint(plain, None, metadata.get("architecture"), classes, preprocessing, grids=grids, origin=origin)
 
 

@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qfair_check.errors import InputError
+from qfair_check.inputs.bit_packing import pack_bits, unpack_bits
 from qfair_check.inputs.paths import require_file
 from qfair_check.integer_grid import Grid, integer_range
 
-FORMAT = "2"
-PLAIN_FORMAT = "1"
+PLAIN_FORMAT, FORMAT, PACKED_FORMAT = "1", "2", "3"
 OWN = "qfair_check"
 
 _GRIDS, _ORIGIN = "quantized", "origin"
-_CODES, _SCALE, _ZERO = ".codes", ".scale", ".zero_point"
+_CODES, _PACKED, _SCALE, _ZERO = ".codes", ".packed", ".scale", ".zero_point"
 _INTEGERS = (torch.int8, torch.uint8)
 _FP32_BYTES = 4
 
@@ -103,9 +103,10 @@ class FileSize:
 class _Layer:
     bits: Annotated[int, msgspec.Meta(ge=2, le=8)]
     grid: Grid
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] | None = None
 
 
-def packed(state: State, grids: Mapping[str, StoredGrid]) -> dict[str, Tensor]:
+def to_tensors(state: State, grids: Mapping[str, StoredGrid], *, packs: bool = False) -> dict[str, Tensor]:
     """Return the tensors that are saved: codes, scale and zero point of each weight on a grid, the others as they are.
 
     Parameters
@@ -113,35 +114,42 @@ def packed(state: State, grids: Mapping[str, StoredGrid]) -> dict[str, Tensor]:
     state : mapping of str to Tensor
     grids : mapping of str to StoredGrid
         By name in `state`.
+    packs : bool
+        Whether codes take their bits (`pack_bits`), and not a byte each.
     """
     tensors = {name: value for name, value in state.items() if name not in grids}
     for name, grid in grids.items():
-        tensors |= {name + _CODES: grid.codes, name + _SCALE: grid.scale, name + _ZERO: grid.zero_point}
+        codes = {name + _PACKED: pack_bits(grid.codes, grid.bits)} if packs else {name + _CODES: grid.codes}
+        tensors |= codes | {name + _SCALE: grid.scale, name + _ZERO: grid.zero_point}
     return {name: value.cpu().contiguous() for name, value in tensors.items()}
 
 
-def described(grids: Mapping[str, StoredGrid], origin: Origin | None) -> dict[str, str]:
+def described(grids: Mapping[str, StoredGrid], origin: Origin | None, *, packs: bool = False) -> dict[str, str]:
     """Return what the metadata of the file says of grids and origin."""
-    layers = {name: {"bits": grid.bits, "grid": grid.grid} for name, grid in grids.items()}
-    told = {OWN: FORMAT, _GRIDS: json.dumps(layers)}
+    layers: dict[str, dict[str, object]] = {
+        name: {"bits": grid.bits, "grid": grid.grid} | ({"shape": list(grid.codes.shape)} if packs else {})
+        for name, grid in grids.items()
+    }
+    told = {OWN: PACKED_FORMAT if packs else FORMAT, _GRIDS: json.dumps(layers)}
     return told if origin is None else told | {_ORIGIN: msgspec.json.encode(origin).decode()}
 
 
-def unpacked(
+def from_tensors(
     state: State, metadata: Mapping[str, str], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, StoredGrid], Origin | None]:
-    """Return the state dict with the weights that codes stand for, their grids, and the origin; as `packed`.
+    """Return the state dict with the weights that codes stand for, their grids, and the origin; as `to_tensors`.
 
     Raises
     ------
     InputError
         If the file is of a later format, or its metadata and its tensors contradict each other.
     """
-    if metadata[OWN] not in (PLAIN_FORMAT, FORMAT):
+    if metadata[OWN] not in (PLAIN_FORMAT, FORMAT, PACKED_FORMAT):
         raise InputError(
-            f"{path} is a model file of format {metadata[OWN]}, and this qfair_check reads {PLAIN_FORMAT} and "
-            f"{FORMAT}: use the version that wrote it"
+            f"{path} is a model file of format {metadata[OWN]}, and this qfair_check reads {PLAIN_FORMAT} to "
+            f"{PACKED_FORMAT}: use the version that wrote it"
         )
+    packs = metadata[OWN] == PACKED_FORMAT
     try:
         layers = msgspec.json.decode(metadata.get(_GRIDS, "{}"), type=dict[str, _Layer])
         origin = msgspec.json.decode(metadata.get(_ORIGIN, "null"), type=Origin | None)
@@ -152,8 +160,12 @@ def unpacked(
     plain = dict(state)
     grids = {}
     for name, layer in layers.items():
-        parts = [plain.pop(name + part, None) for part in (_CODES, _SCALE, _ZERO)]
-        problem = _problem(name, layer, *parts)
+        of_codes = _PACKED if packs else _CODES
+        parts = [plain.pop(name + part, None) for part in (of_codes, _SCALE, _ZERO)]
+        problem = _absent(name, dict(zip((of_codes, _SCALE, _ZERO), parts, strict=True)))
+        if packs and not problem:
+            parts[0], problem = _spread(name, layer, parts[0])
+        problem = problem or _problem(name, layer, *parts)
         if problem or name in plain:
             told = problem or f"{name} is there twice, with a grid and without"
             raise InputError(f"{path} was edited or damaged ({told}): save the model again")
@@ -178,6 +190,23 @@ def model_file_size(path: str | Path) -> FileSize:
     >>> size.theoretical == size.fp32 < size.file
     True
     """
+    plain, grids, _, _ = read_quantized(path)
+    others = sum(value.nbytes for name, value in plain.items() if name not in grids)
+    elements = sum(grid.codes.numel() for grid in grids.values())
+    bits = sum(grid.codes.numel() * grid.bits for grid in grids.values())
+    return FileSize(Path(path).stat().st_size, others + _FP32_BYTES * elements, others + math.ceil(bits / 8))
+
+
+def read_quantized(
+    path: str | Path,
+) -> tuple[dict[str, Tensor], dict[str, StoredGrid], Origin | None, dict[str, str]]:
+    """Return state dict, grids, origin and metadata of a model file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or was not saved by qfair_check.
+    """
     target = Path(path)
     require_file(target, "model", "give a .safetensors file that qfair_check saved")
     try:
@@ -187,19 +216,29 @@ def model_file_size(path: str | Path) -> FileSize:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"cannot read {target} as safetensors (truncated or damaged?): {error}") from error
     if OWN not in metadata:
-        raise InputError(f"{target} was not saved by qfair_check: its weights are {_FP32_BYTES} bytes each or as told")
-    plain, grids, _ = unpacked(state, metadata, target)
-    others = sum(value.nbytes for name, value in plain.items() if name not in grids)
-    elements = sum(grid.codes.numel() for grid in grids.values())
-    bits = sum(grid.codes.numel() * grid.bits for grid in grids.values())
-    return FileSize(target.stat().st_size, others + _FP32_BYTES * elements, others + math.ceil(bits / 8))
+        raise InputError(
+            f"{target} was not saved by qfair_check: give a file that qfair remediate or save_quantized wrote"
+        )
+    return *from_tensors(state, metadata, target), dict(metadata)
+
+
+def _absent(name: str, parts: Mapping[str, Tensor | None]) -> str | None:
+    missing = next((part for part, value in parts.items() if value is None), None)
+    return None if missing is None else f"{name} has a grid, and {name}{missing} is missing"
+
+
+def _spread(name: str, layer: _Layer, packed: Any) -> tuple[Tensor | None, str | None]:
+    """Return the codes of a packed weight, or what is wrong with it."""
+    if layer.shape is None:
+        return None, f"{name} is packed, and its shape is missing"
+    try:
+        return unpack_bits(packed, layer.bits, layer.shape, signed=layer.grid != "asymmetric"), None
+    except InputError as error:
+        return None, f"{name}: {error}"
 
 
 def _problem(name: str, layer: _Layer, codes: Any, scale: Any, zero_point: Any) -> str | None:
     """Return what is wrong with a weight on a grid; None if nothing is."""
-    for part, value in ((_CODES, codes), (_SCALE, scale), (_ZERO, zero_point)):
-        if value is None:
-            return f"{name} has a grid, and {name}{part} is missing"
     if codes.dtype not in _INTEGERS or zero_point.dtype != codes.dtype or scale.dtype != torch.float32:
         return f"the grid of {name} is not of integer codes and float32 steps"
     fits = scale.ndim == codes.ndim and all(

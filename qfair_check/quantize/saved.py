@@ -14,7 +14,7 @@ from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.architecture import build_architecture
 from qfair_check.inputs.fit import check_fit, place
 from qfair_check.inputs.model import distinct_state, model_metadata, model_target, write_model_file
-from qfair_check.inputs.quantized_file import Origin, StoredGrid, described, packed
+from qfair_check.inputs.quantized_file import Origin, StoredGrid, described, to_tensors
 from qfair_check.integer_grid import Grid
 from qfair_check.quantize.uniform import QuantizedTensor
 from qfair_check.record import Audit
@@ -105,7 +105,7 @@ def save_quantized(
     source = _origin(origin, target)
     if isinstance(origin, Audit) and source and source.audit:
         _baseline(origin).save(target.with_name(source.audit))  # first: the model's file names it
-    write_model_file(target, packed(state, grids), metadata | described(grids, source))
+    write_model_file(target, to_tensors(state, grids), metadata | described(grids, source))
 
 
 def _stored(quantized: Quantized, state: Mapping[str, Tensor]) -> dict[str, StoredGrid]:

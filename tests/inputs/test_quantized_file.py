@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from qfair_check.errors import InputError
 from qfair_check.inputs.model import load_model
-from qfair_check.inputs.quantized_file import StoredGrid, model_file_size, unpacked
+from qfair_check.inputs.quantized_file import StoredGrid, from_tensors, model_file_size
 from qfair_check.integer_grid import GRIDS, integer_range
 from qfair_check.quantize.model import quantize_model
 from qfair_check.quantize.saved import save_quantized
@@ -59,7 +59,7 @@ def test_another_version_is_told(saved):
     tensors, metadata = read(saved)
     save_file(tensors, saved, metadata | {"qfair_check": "9"})
     assert told(saved) == (
-        f"{saved} is a model file of format 9, and this qfair_check reads 1 and 2: use the version that wrote it"
+        f"{saved} is a model file of format 9, and this qfair_check reads 1 to 3: use the version that wrote it"
     )
 
 
@@ -148,7 +148,7 @@ def test_every_code_of_every_grid_comes_back(bits, grid, step, data):
     stored = StoredGrid(bits, grid, codes, torch.tensor([step]), torch.tensor([zero], dtype=kind))
     state = {"w.codes": stored.codes, "w.scale": stored.scale, "w.zero_point": stored.zero_point}
     metadata = {"qfair_check": "2", "quantized": json.dumps({"w": {"bits": bits, "grid": grid}})}
-    plain, grids, _ = unpacked(state, metadata, Path("w.safetensors"))
+    plain, grids, _ = from_tensors(state, metadata, Path("w.safetensors"))
     expected = torch.tensor([step]) * (torch.arange(lowest, highest + 1) - zero).float()
     assert torch.equal(plain["w"], expected)
     assert torch.equal(grids["w"].codes, codes)

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qfair_check.errors import InputError
+from qfair_check.inputs.bit_packing import pack_bits, packed_size, unpack_bits
+
+
+@st.composite
+def codes_of(draw):
+    bits, signed = draw(st.integers(1, 8)), draw(st.booleans())
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    values = draw(st.lists(st.integers(low, high), max_size=40))
+    return bits, signed, torch.tensor(values, dtype=torch.int8 if signed else torch.uint8)
+
+
+@given(codes_of())
+def test_the_stream_is_that_of_one_large_number(given_codes):
+    """The definition: the sum of code_i mod 2^b times 2^(i b), in little-endian bytes."""
+    bits, _, codes = given_codes
+    number = sum((code % 2**bits) << (index * bits) for index, code in enumerate(codes.tolist()))
+    assert bytes(pack_bits(codes, bits).tolist()) == number.to_bytes(packed_size(len(codes), bits), "little")
+
+
+@given(codes_of(), st.booleans())
+def test_codes_come_back(given_codes, as_matrix):
+    bits, signed, codes = given_codes
+    shape = (1, len(codes), 1) if as_matrix else (len(codes),)
+    before = codes.clone()
+    back = unpack_bits(pack_bits(codes.reshape(shape), bits), bits, shape, signed=signed)
+    assert back.dtype == codes.dtype
+    assert torch.equal(back, codes.reshape(shape))
+    assert torch.equal(codes, before)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_order_is_that_of_the_shape(transposed):
+    codes = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
+    codes = codes.T if transposed else codes
+    assert torch.equal(unpack_bits(pack_bits(codes, 3), 3, tuple(codes.shape), signed=False), codes)
+
+
+@pytest.mark.parametrize("shape", [(8,), (11,), (10**9, 10**9), ()])
+def test_a_length_that_does_not_fit_is_refused_before_anything_is_made(shape):
+    packed = pack_bits(torch.zeros(9, dtype=torch.int8), 3)
+    with pytest.raises(InputError, match=r"codes of 3 bits take .* bytes, and there are 4 of torch\.uint8"):
+        unpack_bits(packed, 3, shape, signed=True)
+
+
+def test_bits_behind_the_last_code_and_other_types_are_refused():
+    with pytest.raises(InputError, match="there are bits behind the last of 2 codes"):
+        unpack_bits(torch.tensor([255], dtype=torch.uint8), 3, (2,), signed=False)
+    with pytest.raises(InputError, match=r"there are 1 of torch.int8"):
+        unpack_bits(torch.tensor([0], dtype=torch.int8), 3, (2,), signed=False)

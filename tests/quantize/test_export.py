@@ -1,0 +1,145 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from qfair_check import audit, load_model, model_file_size, quantize_model, save_quantized
+from qfair_check.cli import main
+from qfair_check.errors import InputError, OptionError
+from qfair_check.quantize.export import export_quantized
+from qfair_check.record import Audit
+
+
+@pytest.fixture(params=[(2, "absmax"), (3, "mse/full"), (4, "absmax/asymmetric/per-channel"), (8, "absmax")])
+def saved(request, tmp_path):
+    """The demo on a grid, with the audit of what it was made from."""
+    bits, scheme = request.param
+    demo = load_model("demo")
+    path = tmp_path / "plain.safetensors"
+    origin = audit("demo", "demo", bits)
+    quantized = quantize_model(demo.module, bits, scheme)
+    save_quantized(quantized, path, arch=demo.architecture, classes=demo.classes, origin=origin)
+    return path
+
+
+def read(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
+
+
+def test_a_packed_model_is_the_same_model_sample_for_sample(saved, tmp_path):
+    packed = tmp_path / "packed.safetensors"
+    export_quantized(saved, packed)
+    one, other = load_model(saved), load_model(packed)
+    assert one.sha256 == other.sha256
+    assert one.classes == other.classes
+    for name, grid in one.grids.items():
+        assert torch.equal(grid.codes, other.grids[name].codes)
+        assert (grid.bits, grid.grid) == (other.grids[name].bits, other.grids[name].grid)
+    before, after = audit(saved, "demo", "asis"), audit(packed, "demo", "asis")
+    assert after.reference.sha256 == before.reference.sha256
+    assert after.outcomes["asis"] == before.outcomes["asis"]
+    assert after.at("asis").fvo_increase == before.at("asis").fvo_increase
+
+
+def test_codes_take_their_bits(saved, tmp_path):
+    packed = tmp_path / "packed.safetensors"
+    export_quantized(saved, packed)
+    tensors, metadata = read(packed)
+    assert metadata["qfair_check"] == "3"
+    sizes = {name: tensors[f"{name}.packed"].numel() for name in json.loads(metadata["quantized"])}
+    for name, grid in load_model(saved).grids.items():
+        assert sizes[name] == -(-grid.codes.numel() * grid.bits // 8)
+    before, after = model_file_size(saved), model_file_size(packed)
+    assert (before.fp32, before.theoretical) == (after.fp32, after.theoretical)
+    assert after.theoretical < after.file
+    assert (
+        before.file - after.file
+        > 0.9 * sum(grid.codes.numel() * (1 - grid.bits / 8) for grid in load_model(saved).grids.values()) - 1000
+    )
+
+
+def test_packing_again_changes_nothing(saved, tmp_path):
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    export_quantized(saved, once)
+    export_quantized(once, twice)
+    assert {name: value.tolist() for name, value in read(once)[0].items()} == {
+        name: value.tolist() for name, value in read(twice)[0].items()
+    }
+
+
+def test_the_origin_goes_along_and_is_left_out_where_it_is_gone(saved, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    export_quantized(saved, folder / "packed.safetensors")
+    assert Audit.load(folder / "packed.origin.json").data.sha256 == audit("demo", "demo", 8).data.sha256
+    (tmp_path / "plain.origin.json").unlink()
+    export_quantized(saved, folder / "alone.safetensors")
+    origin = load_model(folder / "alone.safetensors").origin
+    assert origin.audit is None
+    assert origin.sha256 == load_model(saved).origin.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda packed: packed[:-1], "72 codes of 2 bits take 18 bytes, and there are 17 of torch.uint8"),
+        (lambda packed: packed.to(torch.int16), "there are 18 of torch.int16"),
+        (lambda packed: torch.full_like(packed, 0b10101010), "codes of 0.weight lie outside its grid of 2 bits"),
+    ],
+)
+def test_a_damaged_file_is_one_error(change, told, tmp_path):
+    demo = load_model("demo")
+    plain, packed = tmp_path / "plain.safetensors", tmp_path / "packed.safetensors"
+    save_quantized(quantize_model(demo.module, 2), plain, arch=demo.architecture)
+    export_quantized(plain, packed)
+    tensors, metadata = read(packed)
+    save_file(tensors | {"0.weight.packed": change(tensors["0.weight.packed"]).clone()}, packed, metadata)
+    with pytest.raises(InputError, match="was edited or damaged") as caught:
+        load_model(packed)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [(None, "0.weight is packed, and its shape is missing"), ([10**12, 10**12], "and there are 18 of torch.uint8")],
+)
+def test_a_forged_shape_is_one_error(shape, told, tmp_path):
+    demo = load_model("demo")
+    plain, packed = tmp_path / "plain.safetensors", tmp_path / "packed.safetensors"
+    save_quantized(quantize_model(demo.module, 2), plain, arch=demo.architecture)
+    export_quantized(plain, packed)
+    tensors, metadata = read(packed)
+    layers = json.loads(metadata["quantized"])
+    layers["0.weight"]["shape"] = shape
+    save_file(tensors, packed, metadata | {"quantized": json.dumps(layers)})
+    with pytest.raises(InputError, match=told):
+        load_model(packed)
+
+
+def test_what_cannot_be_packed_is_refused(tmp_path):
+    demo = load_model("demo")
+    plain = tmp_path / "plain.safetensors"
+    save_quantized(quantize_model(demo.module, 2), plain, arch=demo.architecture)
+    before = plain.read_bytes()
+    with pytest.raises(OptionError, match="is the model that is to be packed: name another file"):
+        export_quantized(plain, plain)
+    assert plain.read_bytes() == before
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, other)
+    with pytest.raises(InputError, match="was not saved by qfair_check: give a file that qfair remediate"):
+        export_quantized(other, tmp_path / "packed.safetensors")
+    with pytest.raises(OptionError, match=r"must end in .safetensors"):
+        export_quantized(plain, tmp_path / "packed.pt")
+
+
+def test_the_command_says_the_sizes(saved, tmp_path, capsys):
+    out = tmp_path / "packed.safetensors"
+    assert main(["export", str(saved), "--out", str(out)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{path}: {model_file_size(path)}" for path in (saved, out)]
+    assert main(["export", str(tmp_path / "absent.safetensors"), "--out", str(out)]) == 4
+    assert main(["export", str(saved), "--out", str(tmp_path / "nowhere" / "x.safetensors")]) == 4
+    assert "there is no folder" in capsys.readouterr().err
