@@ -7,6 +7,7 @@ from qfair_check.errors import OptionError
 from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.precision import AS_IS, FP32, Precision
 from qfair_check.record import Audit, Measures, PrecisionResult, Weights
+from qfair_check.training_record import contradiction_in
 
 _LARGEST_COSINE_DISTANCE = 2 + 1e-9
 _COUNTS = (
@@ -29,6 +30,8 @@ def contradiction(audit: Audit) -> str | None:
     if not audit.groups:
         return "there is no group"
     if problem := _in_reference(audit, names):
+        return problem
+    if audit.training and (problem := contradiction_in(audit.training)):
         return problem
     if len(set(audit.groups)) != len(audit.groups):
         return "two groups have the same name"

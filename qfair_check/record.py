@@ -15,6 +15,7 @@ from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import InputError, OptionError
 from qfair_check.precision import AS_IS, Precision
 from qfair_check.reference_record import UNMEASURED, ReferenceRecord
+from qfair_check.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,7 +259,8 @@ class Audit:
     `outcomes` maps a precision to packed bits, one per sample in dataset order, 1 where the prediction was
     right (`right` unpacks them). They live in a side file named by `outcomes_sha256`, and are empty when it
     is absent. A model that is audited as it is, at ``asis``, has the fp32 values of the model that `reference` names;
-    without one, or where that was measured on other data, none of them is defined.
+    without one, or where that was measured on other data, none of them is defined. `training` tells how a model that
+    `qfair remediate` made was trained.
 
     Examples
     --------
@@ -280,6 +282,7 @@ class Audit:
     outcomes_sha256: Sha256
     outcomes: dict[str, bytes] = field(default_factory=dict, repr=False)
     reference: ReferenceRecord | None = None
+    training: TrainingRecord | None = None
 
     @property
     def fp32(self) -> PrecisionResult:
@@ -354,7 +357,7 @@ class Audit:
         return bits.astype(np.bool_)
 
     def measured_json(self) -> bytes:
-        """Return the JSON of everything that was measured, without `inputs` and `run`.
+        """Return the JSON of everything that was measured, without `inputs`, `run` and `training`.
 
         On the same device, build and thread count it is the same byte for byte, however the samples were
         stored, batched or loaded.
@@ -362,7 +365,7 @@ class Audit:
         from qfair_check.audit_file import as_text
 
         held: dict[str, Any] = msgspec.to_builtins(self)
-        for outside in ("inputs", "run", "outcomes"):
+        for outside in ("inputs", "run", "outcomes", "training"):
             del held[outside]
         if self.reference is not None:
             del held["reference"]["source"], held["reference"]["kind"]

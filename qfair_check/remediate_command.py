@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,7 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
     from qfair_check.measure.run import audit
+    from qfair_check.remedy.record import training_record
     from qfair_check.remedy.samples import read_samples
     from qfair_check.remedy.selection import select
 
@@ -162,9 +163,11 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
             if other is not taken:
                 place = files.of_strategy(other.recipe.strategy)
                 _save(other, place.model, subject, audited, rounded)
-                audits.append((other.recipe.strategy, place.audit, audited_at(place.model, AS_IS, reference=subject)))
+                made = audited_at(place.model, AS_IS, reference=subject)
+                audits.append((other.recipe.strategy, place.audit, replace(made, training=training_record(other))))
     _save(taken, files.model, subject, audited, rounded)
     made = audited_at(files.model, AS_IS, reference=subject, curvature=options.curvature)
+    made = replace(made, training=training_record(taken))
     audits.append((taken.recipe.strategy, files.audit, made))
     for _, path, one in audits:
         one.save(path)

@@ -49,7 +49,15 @@ LAYERS = [
 ]
 NAMES = [name for name, _ in LAYERS]
 # The record in other shapes, its parts, and what follows from it: one layer.
-OF_RECORD = {"audit_file", "audit_frame", "contradictions", "curvature_record", "gaps", "reference_record"}
+OF_RECORD = {
+    "audit_file",
+    "audit_frame",
+    "contradictions",
+    "curvature_record",
+    "gaps",
+    "reference_record",
+    "training_record",
+}
 MEASURING = {"inputs", "quantize", "measure", "remedy", "demo.network"}
 NOT_FOR = {"judge": MEASURING, "report": MEASURING, "inputs": {"record"}}  # though they lie above
 

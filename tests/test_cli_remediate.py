@@ -36,6 +36,14 @@ def test_the_saved_model_is_the_one_that_was_audited(remedied):
     assert not (remedied / "fair.checkpoint").exists()
 
 
+def test_the_audit_tells_how_it_was_trained(remedied):
+    training = Audit.load(remedied / "fair.json").training
+    assert (training.strategy, training.precision, len(training.epochs)) == ("fair-qat", "int2", 2)
+    assert set(training.groups) == set(Audit.load(remedied / "fair.json").groups)
+    assert training.chosen in (1, 2)
+    assert Audit.load(remedied / "fair.rounded.json").training is None
+
+
 def test_what_is_no_fairer_than_rounding_is_said_to_be_so(tmp_path, capsys):
     assert main([*DEMO, "--strategy", "ptq", "--out", str(tmp_path / "rounded.safetensors")]) == 1
     told = capsys.readouterr().out

@@ -5,6 +5,7 @@ from qfair_check.judge.text import printable
 from qfair_check.record import Audit
 from qfair_check.report.figures.accounts import account_exhibit
 from qfair_check.report.figures.confidence import dtdb_exhibit
+from qfair_check.report.figures.difficulty import difficulty_exhibit
 from qfair_check.report.figures.exhibit import Absent, Exhibit
 from qfair_check.report.figures.front import SOURCE, TITLE, front_exhibit
 from qfair_check.report.figures.groups import (
@@ -44,6 +45,7 @@ def exhibits(
         lambda_exhibit(audit, key=f"{prefix}lambda"),
         log_lambda_exhibit(audit, key=f"{prefix}log-lambda"),
         account_exhibit(audit, key=f"{prefix}account"),
+        *([difficulty_exhibit(audit.training, key=f"{prefix}difficulty")] if audit.training else []),
         _front(audit, f"{prefix}front", min_group_size),
     ]
     return (
