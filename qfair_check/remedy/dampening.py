@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qfair_check.errors import OptionError
 from qfair_check.remedy.attach import lsq_layers
+from qfair_check.remedy.blocks import blocks
 
 _QUIET_SHARE = 0.25
 
@@ -87,22 +88,31 @@ def dampening_loss(module: nn.Module) -> Tensor:
 
 
 class _Distance(Function):
-    """share * sum (clip(w) - q(w))^2; the residual is 0 where a weight is clipped, and so is its gradient."""
+    """share * sum (clip(w) - q(w))^2; what is summed is computed anew for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int, share: float) -> Tensor:
-        clipped = (weight / scale).clamp_(low, high)
-        residual = clipped.sub_(clipped.round()).mul_(scale)
-        ctx.save_for_backward(residual)
-        ctx.share = share
-        distance: Tensor = share * torch.linalg.vector_norm(residual).square()
-        return distance
+        ctx.save_for_backward(weight, scale)
+        ctx.low, ctx.high, ctx.share = low, high, share
+        total = torch.zeros_like(scale)
+        for (part,) in blocks(weight):
+            total += torch.linalg.vector_norm(_residual(part, scale, low, high)).square()
+        return share * total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (residual,) = ctx.saved_tensors
-        return residual * (2 * ctx.share * gradient), None, None, None, None
+        weight, scale = ctx.saved_tensors
+        of_weight = torch.empty_like(weight)
+        for part, target in blocks(weight, of_weight):
+            torch.mul(_residual(part, scale, ctx.low, ctx.high), 2 * ctx.share * gradient, out=target)
+        return of_weight, None, None, None, None
+
+
+def _residual(weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Return clip(w) - q(w), which is 0 where a weight is clipped."""
+    clipped = (weight / scale).clamp_(low, high)
+    return clipped.sub_(clipped.round()).mul_(scale)
 
 
 @dataclass(slots=True, eq=False)
