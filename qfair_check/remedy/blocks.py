@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 _VALUES = 2**17
@@ -15,9 +14,11 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     Examples
     --------
+    >>> import torch
     >>> [part.shape[0] for part, _ in blocks(torch.zeros(5, 2**16), torch.ones(5, 2**16))]
     [2, 2, 1]
     """
-    first = torch.atleast_1d(tensors[0])
-    rows = max(1, _VALUES * len(first) // max(first.numel(), 1)) if first.is_cpu else max(1, len(first))
-    yield from zip(*(torch.atleast_1d(tensor).split(rows) for tensor in tensors), strict=True)
+    whole = [tensor if tensor.ndim else tensor[None] for tensor in tensors]
+    length, size = len(whole[0]), max(whole[0].numel(), 1)
+    rows = max(1, length * _VALUES // size if whole[0].is_cpu else length)
+    yield from zip(*(tensor.split(rows) for tensor in whole), strict=True)

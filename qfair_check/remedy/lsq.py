@@ -98,8 +98,8 @@ class _Quantize(Function):
                 level = steps.round().clamp_(*ends)
                 inside = _between.grad_input(steps, steps, *ends, grad_input=steps)
                 of_step += level.sub_(inside).mul_(upstream).sum()
-        of_zero = of_zero * step * ctx.factor if ctx.needs_input_grad[2] else None
-        return of_weight, of_step * ctx.factor, of_zero, None, None, None
+        learned = of_zero * step * ctx.factor if ctx.needs_input_grad[2] else None
+        return of_weight, of_step * ctx.factor, learned, None, None, None
 
 
 class _AtLeast(Function):
