@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 _VALUES = 2**17
@@ -14,11 +15,10 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     Examples
     --------
-    >>> import torch
     >>> [part.shape[0] for part, _ in blocks(torch.zeros(5, 2**16), torch.ones(5, 2**16))]
     [2, 2, 1]
     """
     whole = [tensor if tensor.ndim else tensor[None] for tensor in tensors]
     length, size = len(whole[0]), max(whole[0].numel(), 1)
     rows = max(1, length * _VALUES // size if whole[0].is_cpu else length)
-    yield from zip(*(tensor.split(rows) for tensor in whole), strict=True)
+    yield from zip(*(torch.split(tensor, rows) for tensor in whole), strict=True)
