@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from random import Random
 from statistics import median
 
 import torch
@@ -149,9 +150,17 @@ def on_grid(net: nn.Module, batch: Batch) -> nn.Module:
 
 
 def in_turn(rounds: int, steps: Mapping[str, Step]) -> Seconds:
-    """Run the steps in turn, several times after a first one; return their seconds in each round."""
-    turns = [{name: step() for name, step in steps.items()} for _ in range(rounds + 1)][1:]
-    return {name: [turn[name] for turn in turns] for name in steps}
+    """Run all steps in each round, in an order that is drawn, after a first round; return their seconds by round.
+
+    What one step leaves in caches and in the allocator is felt by the next.
+    """
+    random, order = Random(0), list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        random.shuffle(order)
+        for name in order:
+            seconds[name].append(steps[name]())
+    return {name: measured[1:] for name, measured in seconds.items()}
 
 
 def ratio(seconds: Seconds, one: str, other: str) -> float:
