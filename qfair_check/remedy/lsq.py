@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from qfair_check.errors import OptionError
 from qfair_check.quantize.spec import Grid, Scheme, integer_range
 from qfair_check.quantize.uniform import QuantizedTensor, quantize_tensor
+from qfair_check.remedy.blocks import blocks
 
 InitialStep = Literal["rule", "lsq"]
 
@@ -87,16 +88,18 @@ class _Quantize(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, step = ctx.saved_tensors
         ends = ctx.low, ctx.high
-        of_step = of_zero = None
-        steps = weight / step
-        of_weight = _between(gradient, steps, *ends)
-        if ctx.needs_input_grad[2]:
-            of_zero = (of_weight - gradient).sum() * step * ctx.factor
-        if ctx.needs_input_grad[1]:
-            level = steps.round().clamp_(*ends)
-            inside = _between.grad_input(steps, steps, *ends, grad_input=steps)
-            of_step = level.sub_(inside).mul_(gradient).sum() * ctx.factor
-        return of_weight, of_step, of_zero, None, None, None
+        of_weight, of_step, of_zero = torch.empty_like(weight), torch.zeros_like(step), torch.zeros_like(step)
+        for part, upstream, target in blocks(weight, gradient, of_weight):
+            steps = part / step
+            _between.grad_input(upstream, steps, *ends, grad_input=target)
+            if ctx.needs_input_grad[2]:
+                of_zero += (target - upstream).sum()
+            if ctx.needs_input_grad[1]:
+                level = steps.round().clamp_(*ends)
+                inside = _between.grad_input(steps, steps, *ends, grad_input=steps)
+                of_step += level.sub_(inside).mul_(upstream).sum()
+        learned = of_zero * step * ctx.factor if ctx.needs_input_grad[2] else None
+        return of_weight, of_step * ctx.factor, learned, None, None, None
 
 
 class _AtLeast(Function):

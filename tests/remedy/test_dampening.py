@@ -174,6 +174,46 @@ def test_shares_are_those_of_the_definition(histories, momentum, threshold):
         assert tracker.shares(threshold) == {"weight": pytest.approx(share)}
 
 
+def shares_of_all(histories, threshold):
+    """Shares by layer of a tracker without a limit, from the codes after each step."""
+    shares = {}
+    for name in histories[0]:
+        codes = torch.stack([step[name].flatten() for step in histories]).tolist()
+        oscillating = [scripted(of_weight, 0.5, threshold) > threshold for of_weight in zip(*codes, strict=True)]
+        shares[name] = sum(oscillating) / len(oscillating)
+    return shares
+
+
+def test_of_a_large_layer_a_share_of_its_weights_is_followed():
+    plain = nn.Sequential(nn.Conv2d(16, 120, 3), nn.Linear(5, 2))
+    net, generator = attach_lsq(plain, 3, allocation=Allocation()), torch.Generator().manual_seed(1)
+    net = net.to(memory_format=torch.channels_last)
+    tracker = OscillationTracker(net, 0.5)
+    histories = [{layer.name: layer.lsq.codes(layer.weight) for layer in lsq_layers(net)}]
+    for _ in range(3):
+        for layer in lsq_layers(net):
+            layer.weight.data.add_(0.02 * torch.randn(layer.weight.shape, generator=generator))
+        tracker.update()
+        histories.append({layer.name: layer.lsq.codes(layer.weight) for layer in lsq_layers(net)})
+    wanted = shares_of_all(histories, 0.2)
+    assert 0.1 < wanted["0.weight"] < 0.9
+    assert tracker.shares(0.2)["0.weight"] == pytest.approx(wanted["0.weight"], abs=0.02)
+    assert tracker.shares(0.2)["1.weight"] == wanted["1.weight"]
+    assert tracker.state_dict()["0.weight"]["codes"].shape == (10_000,)
+
+
+def test_parts_that_fit_the_cache_add_up_to_the_whole():
+    torch.manual_seed(0)
+    plain = nn.Linear(700, 600)
+    net, reference = (attach_lsq(plain, 3, allocation=Allocation()).double() for _ in range(2))
+    loss, wanted = dampening_loss(net), by_hand(reference)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-9)
+    loss.backward()
+    wanted.backward()
+    (layer,), (other,) = lsq_layers(net), lsq_layers(reference)
+    assert torch.allclose(layer.weight.grad, other.weight.grad, rtol=1e-6, atol=1e-12)
+
+
 def moved(net, generator):
     for layer in lsq_layers(net):
         layer.weight.data.add_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64) * 0.2)

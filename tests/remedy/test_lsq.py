@@ -20,7 +20,7 @@ learned_steps = st.floats(1 / 64, 2.0, width=32)
 
 
 def normal(seed, *shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def gradients(weight, step, bits, grid, zero_point=0, upstream=None):
@@ -263,6 +263,59 @@ def test_channels_last_and_gradients_in_another_layout_change_nothing():
     assert moved[0].is_contiguous(memory_format=torch.channels_last)
     for one, two in zip(plain, moved, strict=True):
         assert torch.allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(700, 600), (1, 500_000), (500_000,), (), (0, 3)])
+def test_parts_that_fit_the_cache_add_up_to_the_whole(shape):
+    weight, upstream = normal(1, *shape, dtype=torch.float64), normal(2, *shape, dtype=torch.float64)
+    low, high = -5, 10
+    found = gradients(weight, torch.tensor(0.3, dtype=torch.float64), 4, "asymmetric", 5, upstream)
+    steps = weight / 0.3
+    inside = (steps > low) & (steps < high)
+    factor = 1 / math.sqrt(max(weight.numel(), 1) * 15)
+    level = steps.round().clamp(low, high)
+    assert torch.equal(found[0], level * 0.3)
+    assert torch.equal(found[1], upstream * inside)
+    of_step = (upstream * torch.where(inside, level - steps, level)).sum() * factor
+    of_zero = -0.3 * upstream[~inside].sum() * factor
+    assert found[2].item() == pytest.approx(of_step.item(), rel=1e-9)
+    assert found[3].item() == pytest.approx(of_zero.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_under_autocast_its_arithmetic_stays_in_float32(grid):
+    weight, upstream = normal(1, 40, 30), normal(2, 40, 30)
+
+    def found():
+        lsq = LSQ(weight.clone().requires_grad_(), 4, Scheme("mse", grid), learn_offset=grid == "asymmetric")
+        leaf = weight.clone().requires_grad_()
+        value = lsq(leaf)
+        value.backward(upstream)
+        return value.detach(), lsq.codes(weight), leaf.grad, *(part.grad for part in lsq.parameters())
+
+    plain = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        other = found()
+    assert len(plain) == (5 if grid == "asymmetric" else 4)
+    for one, two in zip(plain, other, strict=True):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+
+
+def test_under_autocast_a_layer_multiplies_by_the_rounded_float32_weight():
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 40, bias=False)
+    lsq = LSQ(layer.weight, 8)
+    parametrize.register_parametrization(layer, "weight", lsq)
+    inputs = normal(1, 5, 30)
+    on_grid = lsq.quantized(layer.parametrizations.weight.original).dequantize()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(inputs)
+        assert layer.weight.dtype == torch.float32
+    assert torch.equal(layer.weight, on_grid)
+    assert torch.equal(outputs, nn.functional.linear(inputs.bfloat16(), on_grid.bfloat16()))
+    outputs.float().sum().backward()
+    assert {part.grad.dtype for part in layer.parameters()} == {torch.float32}
 
 
 def test_a_layer_with_it_trains():
