@@ -200,7 +200,7 @@ def _trained(
     from qfair_check.remedy.fair_qat import remediate
 
     epochs = f"at most {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
-    budget = epochs if recipe.minutes is None else f"{recipe.minutes:g} minutes"
+    budget = epochs if recipe.minutes is None else f"{recipe.minutes:g} minutes (no two runs are the same bit for bit)"
     say(f"train   {recipe.strategy} at {recipe.bits}, {budget}, on {printable(samples.source)}")
     with training_bar() as bar:
 

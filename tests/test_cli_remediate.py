@@ -123,7 +123,9 @@ def test_a_budget_in_minutes_and_the_options_of_training(tmp_path, capsys):
     out = tmp_path / "fair.safetensors"
     options = ["--minutes", "0.05", "--amp", "--optimizer", "adam", "--learning-rate", "0.002"]
     assert main([*DEMO, *options, "--out", str(out)]) in (0, 1)
-    assert "train   fair-qat at int2, 0.05 minutes, on" in capsys.readouterr().out
+    assert (
+        "train   fair-qat at int2, 0.05 minutes (no two runs are the same bit for bit), on" in capsys.readouterr().out
+    )
     assert out.exists()
 
 

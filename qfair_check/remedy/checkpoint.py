@@ -131,9 +131,8 @@ def save_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee, pro
     try:
         replace_file(path, content.getvalue())
     except OSError as error:
-        raise InputError(
-            f"cannot write the checkpoint {path}: {error.strerror or error}; the one of the epoch before is kept"
-        ) from error
+        kept = "; the one of the epoch before is kept" if path.exists() else ""
+        raise InputError(f"cannot write the checkpoint {path}: {error.strerror or error}{kept}") from error
 
 
 def load_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee) -> Progressed:
