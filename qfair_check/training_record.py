@@ -5,6 +5,9 @@ from typing import Annotated
 
 import msgspec
 
+from qfair_check.errors import OptionError
+from qfair_check.precision import Precision
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -49,15 +52,19 @@ class TrainingRecord:
 
     strategy: str
     precision: str
-    groups: tuple[str, ...]
+    groups: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     fit_samples: tuple[Count, ...]
     held_out_samples: tuple[Count, ...]
-    epochs: tuple[TrainingEpoch, ...]
+    epochs: Annotated[tuple[TrainingEpoch, ...], msgspec.Meta(min_length=1)]
     chosen: Count | None = None
 
 
 def contradiction_in(training: TrainingRecord) -> str | None:
     """Return what a record says that cannot be true; None if nothing does."""
+    try:
+        Precision(training.precision)
+    except OptionError as error:
+        return str(error)
     if len(set(training.groups)) != len(training.groups):
         return "two groups of the training have the same name"
     if training.chosen is not None and not 1 <= training.chosen <= len(training.epochs):

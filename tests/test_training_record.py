@@ -70,6 +70,7 @@ def test_it_is_no_part_of_what_is_measured(make_training_audit):
     ("changes", "told"),
     [
         ({"groups": ("A", "A")}, "two groups of the training have the same name"),
+        ({"precision": "int99"}, "int99"),
         ({"chosen": 3}, "epoch 3 of the training was chosen, and there are 2"),
         ({"chosen": 0}, "epoch 0 of the training was chosen"),
         ({"fit_samples": (9, 7)}, "more is right in an epoch of the training than there are samples"),
@@ -84,3 +85,13 @@ def test_what_cannot_be_true_is_refused(changes, told, make_training_audit, tmp_
     with pytest.raises(InputError, match="contradicts itself") as caught:
         Audit.load(path)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["groups", "epochs"])
+def test_a_training_of_nothing_is_refused(field, make_training_audit, tmp_path):
+    path = tmp_path / "audit.json"
+    nothing = {"groups": (), "fit_samples": (), "held_out_samples": (), "epochs": (TrainingEpoch(1.0, (), ()),)}
+    changes = nothing if field == "groups" else {"epochs": ()}
+    make_training_audit(replace(TRAINING, chosen=None, **changes)).save(path)
+    with pytest.raises(InputError, match=rf"length >= 1 - at `\$\.training\.{field}`"):
+        Audit.load(path)
