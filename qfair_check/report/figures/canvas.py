@@ -199,10 +199,17 @@ def shown_names(names: Sequence[str], room: float, size: float = TEXT, *, bold: 
 
     Examples
     --------
-    >>> shown_names(["White", "women, 30 to 39 years", "women, 30 to 49 years"], 90)
-    ['White', 'wom…9 years', 'wom…9 years (2)']
+    >>> shown_names(["White", "women, 30 to 39 years", "women, 30 to 49 years"], 100)
+    ['White', 'wo…years', 'wo…years (2)']
     """
-    return apart(names, lambda name, shorten: _fitted(name, shorten, room, size, bold=bold))
+
+    def within(width: float) -> list[str]:
+        return apart(names, lambda name, shorten: _fitted(name, shorten, width, size, bold=bold))
+
+    shown = within(room)
+    if all(text_width(name, size, bold=bold) <= room for name in shown):
+        return shown
+    return within(room - text_width(f" ({len(names)})", size, bold=bold))
 
 
 def apart(names: Sequence[str], fitted: Callable[[str, Callable[[str, int], str]], str]) -> list[str]:

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from qfair_check.report.figures.canvas import shown_names, text_width
 
 
-@given(st.lists(st.text(), max_size=8, unique=True), st.floats(60, 300))
+@given(st.lists(st.text(), max_size=8, unique=True), st.floats(90, 300))
 def test_names_fit_and_differ(names, room):
     shown = shown_names(names, room)
     assert len(set(shown)) == len(shown) == len(names)
-    assert all(text_width(name) <= room + text_width(" (8)") for name in shown)
+    assert all(text_width(name) <= room for name in shown)
     assert all(name.isprintable() for name in shown)
 
 
