@@ -22,7 +22,7 @@ _COLUMNS = 4
 _PANEL, _TITLE = 92, 24
 _LEFT, _BETWEEN, _AXIS = 40.0, 14.0, 40.0
 _TABLE_NAME = 100
-_MOST_TICKS = 5
+_MOST_TICKS, _MOST_POINTS = 5, 15
 _FIT, _HELD_OUT = Mark(COLOURS[8].light, "s", (3.0, 2.0)), Mark(COLOURS[0].light, "o")
 _LEGEND = [("trained on", _FIT), ("held out", _HELD_OUT)]
 
@@ -41,8 +41,8 @@ def difficulty_exhibit(training: TrainingRecord, key: str = "difficulty") -> Exh
     notes = [
         f"Trained by {training.strategy} for {training.precision}; the model that was audited is "
         + (f"that of epoch {training.chosen}." if training.chosen else "rounded without training."),
-        "Both accuracies are of the quantized model after the epoch, before its outputs are moved. Held-out samples "
-        "chose the epoch; the audited samples are neither.",
+        "Both accuracies are of the quantized model after the epoch, before its outputs are moved, if they are. "
+        "Held-out samples, n of each group, chose the epoch; the audited samples are neither.",
     ]
     if left > 0:
         who = f"{left:,} groups are" if left > 1 else "1 group is"
@@ -138,8 +138,10 @@ def _svg(training: TrainingRecord, groups: list[int], key: str) -> str:
                 if samples:
                     shares = [right_ones / samples for right_ones in counts]
                     axes.plot(epochs, shares, color=mark.colour, linewidth=1.6, **dashes(mark))
-                    axes.plot(epochs, shares, **points(mark, 3.5))
+                    if len(epochs) <= _MOST_POINTS:
+                        axes.plot(epochs, shares, **points(mark, 3.5))
         below = "epoch" + ("; the upright line: the one that was taken" if training.chosen is not None else "")
-        canvas.text(_LEFT + (WIDTH - _LEFT) / 2, height - 10, below, "center")
+        taken = min(columns, len(groups))
+        canvas.text(_LEFT + (taken * (width + _BETWEEN) - _BETWEEN) / 2, height - 10, below, "center")
 
     return painted(height, key, paint)

@@ -56,6 +56,27 @@ def test_many_groups_with_strange_names_are_told_apart(epochs, texts):
     assert sum(text.startswith("n=") for text in texts(exhibit.drawings[0])) == 12
 
 
+@pytest.mark.parametrize(("epochs", "has_points"), [(1, True), (15, True), (16, False)])
+def test_points_do_not_hide_dashes(epochs, has_points):
+    svg = difficulty_exhibit(training(epochs=epochs, chosen=1, samples=60)).drawings[0].svg
+    assert ("<use" in svg) == has_points
+    assert "stroke-dasharray" in svg
+
+
+def test_a_group_of_which_none_is_held_out_has_the_other_line_alone(texts):
+    some = training(epochs=16)
+    none = replace(
+        some,
+        held_out_samples=(10**6, 0),
+        epochs=tuple(replace(epoch, held_out=(0, 0), fit=(1, 1)) for epoch in some.epochs),
+    )
+    exhibit = difficulty_exhibit(none)
+    assert exhibit.table.rows[-1] == ["B", "16", "1 of 10 (0.100)", "0 of 0"]
+    assert {"n=1,000,000", "n=0"} <= set(texts(exhibit.drawings[0]))
+    lines = difficulty_exhibit(some).drawings[0].svg.count("<path") - exhibit.drawings[0].svg.count("<path")
+    assert lines == 1
+
+
 def test_it_is_shown_where_the_audit_has_it(curved_audit):
     audit = curved_audit()
     shown, absent = exhibits(replace(audit, training=training()), "one-")
