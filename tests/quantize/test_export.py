@@ -217,6 +217,18 @@ def test_what_cannot_be_packed_is_refused(tmp_path):
     assert not (tmp_path / "packed.safetensors").exists()
 
 
+def test_a_packed_model_is_not_quantized_again(saved, tmp_path, capsys):
+    packed = tmp_path / "packed.safetensors"
+    export_quantized(saved, packed)
+    fair = str(tmp_path / "fair.safetensors")
+    for command in (
+        ["audit", str(packed), "--data", "demo", "--bits", "4"],
+        ["remediate", str(packed), "--data", "demo"],
+    ):
+        assert main([*command, "--out", fair]) == 4
+        assert f"{packed} lies on a grid of its own already" in capsys.readouterr().err
+
+
 def test_the_command_says_the_sizes(saved, tmp_path, capsys):
     out = tmp_path / "packed.safetensors"
     assert main(["export", str(saved), "--out", str(out)]) == 0
