@@ -211,7 +211,8 @@ def export_command(path: str, out: str) -> int:
     from qfair_check.inputs.quantized_file import model_file_size
     from qfair_check.quantize.export import export_quantized
 
-    export_quantized(path, target)
+    for notice in export_quantized(path, target):
+        say(f"note: {printable(as_command_line(notice))}")
     for each in (path, out):
         say(f"{printable(each)}: {model_file_size(each)}")
     return 0

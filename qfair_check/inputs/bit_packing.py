@@ -39,11 +39,21 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     -------
     uint8 tensor, shape (ceil(codes b / 8),)
 
+    Raises
+    ------
+    InputError
+        If codes are of another type, or one takes more bits.
+
     Examples
     --------
     >>> pack_bits(torch.tensor([1, -1, 0, -2, 1], dtype=torch.int8), 2).tolist()
     [141, 1]
     """
+    if codes.dtype not in (torch.int8, torch.uint8):
+        raise InputError(f"codes are of {codes.dtype}: give int8, or uint8")
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if codes.dtype == torch.int8 else (0, 2**bits - 1)
+    if codes.numel() and not lowest <= int(codes.min()) <= int(codes.max()) <= highest:
+        raise InputError(f"a code takes more than {bits} bits, which hold {lowest} to {highest}: pack at more bits")
     plain = codes.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8)
     single = np.unpackbits(plain[:, None], axis=1, count=bits, bitorder="little")
     return torch.from_numpy(np.packbits(single.reshape(-1), bitorder="little"))

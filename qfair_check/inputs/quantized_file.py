@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qfair_check.errors import InputError
-from qfair_check.inputs.bit_packing import pack_bits, unpack_bits
+from qfair_check.inputs.bit_packing import pack_bits, packed_size, unpack_bits
 from qfair_check.inputs.paths import require_file
 from qfair_check.integer_grid import Grid, integer_range
 
@@ -24,6 +24,8 @@ _GRIDS, _ORIGIN = "quantized", "origin"
 _CODES, _PACKED, _SCALE, _ZERO = ".codes", ".packed", ".scale", ".zero_point"
 _INTEGERS = (torch.int8, torch.uint8)
 _FP32_BYTES = 4
+_MOST_AXES, _MOST_ELEMENTS = 64, 2**63 - 1  # of a tensor, in torch
+_TAKEN = "give a .safetensors file that qfair remediate or save_quantized wrote"
 
 State = Mapping[str, Tensor]
 
@@ -84,7 +86,8 @@ class FileSize:
     fp32 : int
         What the same tensors take with 4 bytes for each quantized weight.
     theoretical : int
-        What they take with each quantized weight at its bits, packed; without steps and zero points.
+        What they take with each quantized weight at its bits, packed, and with its steps and zero points: a packed file
+        without its header.
     """
 
     file: int
@@ -92,10 +95,10 @@ class FileSize:
     theoretical: int
 
     def __str__(self) -> str:
-        """Return it as a sentence without an end, such as ``1,200 bytes, 31.0% of fp32 (3,871); ...``."""
+        """Return it as a sentence without an end, such as ``1,200 bytes on disk, 31.0% of fp32 (3,871); ...``."""
         return (
             f"{self.file:,} bytes on disk, {self.file / self.fp32:.1%} of fp32 ({self.fp32:,}); "
-            f"packed at its bits it would be {self.theoretical:,} ({self.theoretical / self.fp32:.1%})"
+            f"packed at its bits, without a header, {self.theoretical:,} ({self.theoretical / self.fp32:.1%})"
         )
 
 
@@ -103,7 +106,12 @@ class FileSize:
 class _Layer:
     bits: Annotated[int, msgspec.Meta(ge=2, le=8)]
     grid: Grid
-    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] | None = None
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0, le=_MOST_ELEMENTS)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        axes = self.shape or ()
+        if len(axes) > _MOST_AXES or math.prod(max(axis, 1) for axis in axes) > _MOST_ELEMENTS:
+            raise ValueError("no tensor has such a shape")
 
 
 def to_tensors(state: State, grids: Mapping[str, StoredGrid], *, packs: bool = False) -> dict[str, Tensor]:
@@ -192,9 +200,12 @@ def model_file_size(path: str | Path) -> FileSize:
     """
     plain, grids, _, _ = read_quantized(path)
     others = sum(value.nbytes for name, value in plain.items() if name not in grids)
-    elements = sum(grid.codes.numel() for grid in grids.values())
-    bits = sum(grid.codes.numel() * grid.bits for grid in grids.values())
-    return FileSize(Path(path).stat().st_size, others + _FP32_BYTES * elements, others + math.ceil(bits / 8))
+    fp32 = sum(_FP32_BYTES * grid.codes.numel() for grid in grids.values())
+    packed = sum(
+        packed_size(grid.codes.numel(), grid.bits) + grid.scale.nbytes + grid.zero_point.nbytes
+        for grid in grids.values()
+    )
+    return FileSize(Path(path).stat().st_size, others + fp32, others + packed)
 
 
 def read_quantized(
@@ -208,7 +219,9 @@ def read_quantized(
         If it cannot be read, or was not saved by qfair_check.
     """
     target = Path(path)
-    require_file(target, "model", "give a .safetensors file that qfair_check saved")
+    require_file(target, "model", _TAKEN)
+    if target.suffix.lower() != ".safetensors":
+        raise InputError(f"{target} is no .safetensors file: {_TAKEN}")
     try:
         with safe_open(target, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -216,9 +229,7 @@ def read_quantized(
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"cannot read {target} as safetensors (truncated or damaged?): {error}") from error
     if OWN not in metadata:
-        raise InputError(
-            f"{target} was not saved by qfair_check: give a file that qfair remediate or save_quantized wrote"
-        )
+        raise InputError(f"{target} was not saved by qfair_check: {_TAKEN}")
     return *from_tensors(state, metadata, target), dict(metadata)
 
 
@@ -241,7 +252,7 @@ def _problem(name: str, layer: _Layer, codes: Any, scale: Any, zero_point: Any) 
     """Return what is wrong with a weight on a grid; None if nothing is."""
     if codes.dtype not in _INTEGERS or zero_point.dtype != codes.dtype or scale.dtype != torch.float32:
         return f"the grid of {name} is not of integer codes and float32 steps"
-    fits = scale.ndim == codes.ndim and all(
+    fits = scale.ndim == codes.ndim <= _MOST_AXES and all(
         own in (1, whole) for own, whole in zip(scale.shape, codes.shape, strict=True)
     )
     if not fits or zero_point.shape != scale.shape:

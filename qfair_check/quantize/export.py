@@ -10,7 +10,7 @@ from qfair_check.inputs.quantized_file import Origin, described, read_quantized,
 from qfair_check.record import Audit
 
 
-def export_quantized(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+def export_quantized(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[str, ...]:
     """Write a quantized model anew, with each code at its bits instead of a byte (`pack_bits`).
 
     The new file is read as the old one is, and gives the same weights bit for bit. The audit of its origin, if one is
@@ -22,6 +22,11 @@ def export_quantized(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
         A file that `save_quantized` or ``qfair remediate`` wrote.
     out : path-like
         Another file, which ends in ``.safetensors``.
+
+    Returns
+    -------
+    tuple of str
+        What a user must know: that the audit of its origin is named and is not there.
 
     Raises
     ------
@@ -38,31 +43,41 @@ def export_quantized(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     one, other = f"{folder}/net.safetensors", f"{folder}/net.packed.safetensors"
     ...     save_quantized(net, one, arch="squeezenet1_1")
-    ...     export_quantized(one, other)
+    ...     notices = export_quantized(one, other)
     ...     round(model_file_size(one).file / model_file_size(other).file, 1)
     ...     load_model(one).sha256 == load_model(other).sha256
     1.9
     True
     """
     source, target = Path(path), model_target(out)
-    if target.exists() and source.exists() and target.samefile(source):
+    if _exists(target) and _exists(source) and target.samefile(source):
         raise OptionError(f"{target} is the model that is to be packed: name another file")
     state, grids, origin, metadata = read_quantized(source)
     if not grids:
-        raise InputError(f"no weight of {source} lies on an integer grid, so that there is nothing to pack")
-    origin = None if origin is None else _moved(origin, source, target)
+        raise InputError(
+            f"no weight of {source} lies on an integer grid, so that there is nothing to pack: give a file that qfair "
+            "remediate or save_quantized wrote"
+        )
+    notices: tuple[str, ...] = ()
+    if origin is not None and origin.audit is not None:
+        origin, notices = _moved(origin, source.with_name(origin.audit), target)
     kept = {name: value for name, value in metadata.items() if name not in described(grids, _NOWHERE)}
     write_model_file(target, to_tensors(state, grids, packs=True), kept | described(grids, origin, packs=True))
+    return notices
 
 
 _NOWHERE = Origin("0" * 64)
 
 
-def _moved(origin: Origin, source: Path, target: Path) -> Origin:
-    """Put the audit of the origin beside the new file, under its name."""
-    audit = None if origin.audit is None else source.with_name(origin.audit)
-    if audit is None or not audit.exists():
-        return replace(origin, audit=None)
+def _moved(origin: Origin, audit: Path, target: Path) -> tuple[Origin, tuple[str, ...]]:
+    """Put the audit of the origin beside the new file, under its name; where it is gone, say so."""
+    if not _exists(audit):
+        told = f"{audit}, the audit of its origin, is not there: limits relative to fp32 need --qfair-reference"
+        return replace(origin, audit=None), (told,)
     name = f"{target.stem}.origin.json"
     Audit.load(audit).save(target.with_name(name))
-    return replace(origin, audit=name)
+    return replace(origin, audit=name), ()
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises on a name that is too long)

@@ -48,6 +48,23 @@ def test_a_length_that_does_not_fit_is_refused_before_anything_is_made(shape):
         unpack_bits(packed, 3, shape, signed=True)
 
 
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        (
+            torch.tensor([0, 2], dtype=torch.int8),
+            "a code takes more than 2 bits, which hold -2 to 1: pack at more bits",
+        ),
+        (torch.tensor([-3], dtype=torch.int8), "a code takes more than 2 bits"),
+        (torch.tensor([4], dtype=torch.uint8), "a code takes more than 2 bits, which hold 0 to 3"),
+        (torch.tensor([1.0]), r"codes are of torch\.float32: give int8, or uint8"),
+    ],
+)
+def test_what_does_not_fit_is_not_packed(codes, told):
+    with pytest.raises(InputError, match=told):
+        pack_bits(codes, 2)
+
+
 def test_bits_behind_the_last_code_and_other_types_are_refused():
     with pytest.raises(InputError, match="there are bits behind the last of 2 codes"):
         unpack_bits(torch.tensor([255], dtype=torch.uint8), 3, (2,), signed=False)

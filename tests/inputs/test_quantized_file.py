@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from qfair_check.errors import InputError
 from qfair_check.inputs.model import load_model
-from qfair_check.inputs.quantized_file import StoredGrid, from_tensors, model_file_size
+from qfair_check.inputs.quantized_file import StoredGrid, described, from_tensors, model_file_size, to_tensors
 from qfair_check.integer_grid import GRIDS, integer_range
 from qfair_check.quantize.model import quantize_model
 from qfair_check.quantize.saved import save_quantized
@@ -85,6 +85,11 @@ def test_another_version_is_told(saved):
             "a zero point of 0.weight lies outside its symmetric grid",
         ),
         ({"0.weight": torch.ones(8, 1, 3, 3)}, "0.weight is there twice, with a grid and without"),
+        (
+            {"0.weight.codes": torch.ones([1] * 70, dtype=torch.int8), "0.weight.scale": torch.ones([1] * 70)},
+            f"codes, steps and zero points of 0.weight have shapes that do not go together: {(1,) * 70}, {(1,) * 70}, "
+            "(1, 1, 1, 1)",
+        ),
     ],
 )
 def test_a_damaged_grid_is_told_in_one_sentence(saved, changes, problem):
@@ -127,7 +132,7 @@ def test_its_size_is_counted_by_hand(saved):
     rest = others * 4 + counters + statistics
     assert weights == 3784
     assert size.fp32 == weights * 4 + rest
-    assert size.theoretical == weights * 3 // 8 + rest
+    assert size.theoretical == 27 + 432 + 960 + 3 * (4 + 1) + rest
     assert size.file == saved.stat().st_size < size.fp32
     assert str(size).startswith(f"{size.file:,} bytes on disk, ")
 
@@ -136,6 +141,33 @@ def test_the_size_of_another_file_is_not_told(tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="was not saved by qfair_check"):
         model_file_size(tmp_path / "a.safetensors")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 8), st.sampled_from(GRIDS), st.integers(0, 5), st.integers(0, 7), st.data())
+def test_packed_weights_are_the_weights_bit_for_bit(bits, grid, rows, columns, data):
+    lowest, highest = integer_range(bits, grid)
+    kind = torch.uint8 if grid == "asymmetric" else torch.int8
+    codes = st.lists(st.integers(lowest, highest), min_size=rows * columns, max_size=rows * columns)
+    zeros = st.lists(st.integers(lowest, highest), min_size=rows, max_size=rows)
+    steps = st.lists(st.floats(2.0**-20, 2.0**20, width=32), min_size=rows, max_size=rows)
+    stored = StoredGrid(
+        bits,
+        grid,
+        torch.tensor(data.draw(codes), dtype=kind).reshape(rows, columns),
+        torch.tensor(data.draw(steps)).reshape(rows, 1),
+        (torch.tensor(data.draw(zeros), dtype=kind) * (grid == "asymmetric")).reshape(rows, 1),
+    )
+    state, path = {"w": stored.dequantize(), "bias": torch.ones(2)}, Path("w.safetensors")
+    packed, plain = (
+        from_tensors(to_tensors(state, {"w": stored}, packs=packs), described({"w": stored}, None, packs=packs), path)
+        for packs in (True, False)
+    )
+    assert torch.equal(packed[0]["w"], plain[0]["w"])
+    assert torch.equal(packed[0]["w"], state["w"])
+    assert torch.equal(packed[1]["w"].codes, stored.codes)
+    assert packed[1]["w"].codes.dtype == kind
+    assert torch.equal(packed[0]["bias"], state["bias"])
 
 
 @settings(max_examples=60, deadline=None)

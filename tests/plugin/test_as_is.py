@@ -53,6 +53,24 @@ def test_plain_ptq_fails_the_gate_of_its_origin_with_the_figures_of_its_origin(i
     assert (made.right("asis") == expected.right("int2")).all()
 
 
+def test_packed_integers_are_gated_with_the_same_figures(int2):
+    saved_at(2, int2.path / "plain.safetensors", origin=audit("demo", "demo", "fp32"))
+    assert main(["export", "plain.safetensors", "--out", "packed.safetensors"]) == 0
+    told = {}
+    for name in ("plain", "packed"):
+        result = int2.runpytest(
+            f"--qfair-model={name}.safetensors", "--qfair-data=demo", "--bits=asis", f"--qfair-json={name}.json"
+        )
+        result.assert_outcomes(failed=3)
+        told[name] = items(result)
+    assert told["packed"] == told["plain"]
+    assert len(told["plain"]) == 7
+    plain, packed = Audit.load("plain.json"), Audit.load("packed.json")
+    assert packed.outcomes == plain.outcomes
+    assert packed.precisions == plain.precisions
+    assert main(["gate", "packed.json"]) == 1
+
+
 def test_a_gentle_grid_passes(pytester):
     saved_at(8, pytester.path / "int2.safetensors")
     run(pytester, "--qfair-reference=demo", "--bits=asis").assert_outcomes(passed=3)
