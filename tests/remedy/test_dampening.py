@@ -185,7 +185,7 @@ def shares_of_all(histories, threshold):
 
 
 def test_of_a_large_layer_a_share_of_its_weights_is_followed():
-    plain = nn.Sequential(nn.Conv2d(16, 120, 3), nn.Linear(5, 2))
+    plain = nn.Sequential(nn.Conv2d(16, 60, 3), nn.Linear(5, 2))
     net, generator = attach_lsq(plain, 3, allocation=Allocation()), torch.Generator().manual_seed(1)
     net = net.to(memory_format=torch.channels_last)
     tracker = OscillationTracker(net, 0.5)
@@ -197,9 +197,9 @@ def test_of_a_large_layer_a_share_of_its_weights_is_followed():
         histories.append({layer.name: layer.lsq.codes(layer.weight) for layer in lsq_layers(net)})
     wanted = shares_of_all(histories, 0.2)
     assert 0.1 < wanted["0.weight"] < 0.9
-    assert tracker.shares(0.2)["0.weight"] == pytest.approx(wanted["0.weight"], abs=0.02)
+    assert tracker.shares(0.2)["0.weight"] == pytest.approx(wanted["0.weight"], abs=0.03)
     assert tracker.shares(0.2)["1.weight"] == wanted["1.weight"]
-    assert tracker.state_dict()["0.weight"]["codes"].shape == (10_000,)
+    assert tracker.state_dict()["0.weight"]["codes"].shape == (4096,)
 
 
 def test_parts_that_fit_the_cache_add_up_to_the_whole():
