@@ -165,11 +165,12 @@ def train_epoch(
         for group in trainee.optimizer.param_groups:
             group["lr"] = cosine_rate(group["initial_lr"], passed)
         trainee.optimizer.zero_grad(set_to_none=True)
+        coefficient = dampening_coefficient(passed, recipe.dampening) if trainee.tracker else 0.0
+        # what is computed first is differentiated last, when the activations are gone
+        penalty = coefficient * dampening_loss(trainee.module) if coefficient else None
         fitted = _fitted(trainee.module, batch, recipe, weights, teacher)
         loss, extra = fitted, 0.0
-        coefficient = dampening_coefficient(passed, recipe.dampening) if trainee.tracker else 0.0
-        if coefficient:
-            penalty = coefficient * dampening_loss(trainee.module)
+        if penalty is not None:
             loss, extra = fitted + penalty, float(penalty.detach())
         value = float(loss.detach())
         if not math.isfinite(value):
