@@ -228,7 +228,7 @@ def test_of_a_large_layer_a_share_of_its_weights_is_followed():
 
 def test_parts_that_fit_the_cache_add_up_to_the_whole():
     torch.manual_seed(0)
-    plain = nn.Linear(700, 600)
+    plain = nn.Linear(700, 600 * torch.get_num_threads())
     net, reference = (attach_lsq(plain, 3, allocation=Allocation()).double() for _ in range(2))
     loss, wanted = dampening_loss(net), by_hand(reference)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-9)
