@@ -3,7 +3,8 @@
 All sides train ResNet-18 on one batch, in turn, by SGD with momentum. Ours is a step of `train_epoch` with all that
 the default recipe does in it, dampening and the count of oscillations too. Every ratio is the median over the rounds of
 one step's processor time over the other's of the same round: `ratio` is ours / plain, `others` has ours / that of
-weight-only QAT in Brevitas and in torchao on the same layers, `layout` our step with channels last, with bfloat16 and
+weight-only QAT in Brevitas and in torchao on the same layers, and `undampened` both for our step in the first quarter
+of a training, which dampens nothing, as the others do. `layout` has our step with channels last, with bfloat16 and
 with both / our step without. `copies` is the memory that a step needs at its peak beyond that of the plain step, in
 copies of the weights: all that torch allocates, state included. Libraries that cannot be compared are named in
 `missing`; an environment of their own suits them best:
@@ -59,6 +60,7 @@ def main() -> None:
     sides = {
         "plain": lambda: plain_step(copy.deepcopy(net), batch),
         "ours": lambda: our_step(net, batch),
+        "undampened": lambda: our_step(net, batch, dampens=False),
         **{name: partial(other_step, convert, net, bits, batch) for name, convert in found.items()},
     }
     layouts = {
@@ -75,6 +77,7 @@ def main() -> None:
                 "benchmark": "qat",
                 "ratio": ratio(seconds, "ours", "plain"),
                 "others": {name: ratio(seconds, "ours", name) for name in found},
+                "undampened": {name: ratio(seconds, "undampened", name) for name in ("plain", *found)},
                 "missing": missing,
                 "copies": {name: round((peak - peaks["plain"]) / weights, 2) for name, peak in peaks.items()},
                 "layout": {name: ratio(seconds, name, "ours") for name in layouts},
@@ -123,12 +126,13 @@ def other_step(convert: Convert, net: nn.Module, bits: Mapping[str, int], batch:
     return plain_step(convert(net, bits), batch)
 
 
-def our_step(net: nn.Module, batch: Batch, *, last: bool = False, amp: bool = False) -> Step:
+def our_step(net: nn.Module, batch: Batch, *, dampens: bool = True, last: bool = False, amp: bool = False) -> Step:
     """Return one step of `train_epoch`, without the check of all weights that ends an epoch."""
     recipe = replace(RECIPE, amp=amp)
     layout = torch.channels_last if last else torch.contiguous_format
     trainee = trainee_of(on_grid(net, batch).to(memory_format=layout), recipe)
     given = replace(batch, inputs=batch.inputs.contiguous(memory_format=layout))
+    epoch = 1 if dampens else 0
     marks: list[float] = []
 
     def timed() -> Iterator[Batch]:
@@ -137,7 +141,7 @@ def our_step(net: nn.Module, batch: Batch, *, last: bool = False, amp: bool = Fa
         marks.append(time.process_time())
 
     def step() -> float:
-        train_epoch(trainee, timed(), recipe, None, epoch=1, per_epoch=1, budget=Iterations(2))
+        train_epoch(trainee, timed(), recipe, None, epoch=epoch, per_epoch=1, budget=Iterations(2))
         started, ended = marks
         return ended - started
 

@@ -33,7 +33,16 @@ def ran(tmp_path, monkeypatch, capsys):
         return found
 
     yield run
-    for name in ("curvature_peak", "images", "made_up_audit", "sweep", "user_loop", "versions"):
+    for name in (
+        "curvature_peak",
+        "images",
+        "made_up_audit",
+        "qat_memory",
+        "qat_others",
+        "sweep",
+        "user_loop",
+        "versions",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -122,3 +131,15 @@ def test_report(ran):
     assert found["session_end_ms"] > 0
     assert 0.1 < found["small_page_mb"] < found["page_mb"] < 3
     assert (found["groups"], found["precisions"], found["rounds"]) == (12, 6, 1)
+
+
+def test_qat(ran):
+    threads = torch.get_num_threads()
+    found = ran("qat", "--rounds", 1, "--batch", 4, "--size", 32, "--threads", threads)
+    seconds = found["seconds"]
+    assert found["ratio"] == pytest.approx(seconds["ours"] / seconds["plain"], rel=0.1)
+    assert found["copies"]["plain"] == 0 < found["copies"]["ours"] <= 1
+    assert found["copies"]["ours"] == pytest.approx(found["copies"]["undampened"], abs=0.05)
+    assert found["others"].keys() | found["missing"].keys() == {"brevitas", "torchao"}
+    assert set(found["layout"]) == {"channels_last", "bfloat16", "both"}
+    assert (found["bits"], found["input"], found["threads"]) == ("int4", [4, 3, 32, 32], threads)

@@ -1,4 +1,4 @@
-"""Sweeps over a weight in parts that stay in the cache of a processor."""
+"""Sweeps over a weight in parts that stay in the caches of processors."""
 
 from collections.abc import Iterator
 
@@ -15,10 +15,14 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     Examples
     --------
-    >>> [part.shape[0] for part, _ in blocks(torch.zeros(5, 2**16), torch.ones(5, 2**16))]
-    [2, 2, 1]
+    >>> weight = torch.zeros(3, 2)
+    >>> for part, gradient in blocks(weight, torch.ones(3, 2)):
+    ...     _ = part.sub_(gradient)
+    >>> weight.sum().item()
+    -6.0
     """
     whole = [tensor if tensor.ndim else tensor[None] for tensor in tensors]
     length, size = len(whole[0]), max(whole[0].numel(), 1)
-    rows = max(1, length * _VALUES // size if whole[0].is_cpu else length)
+    at_once = _VALUES * torch.get_num_threads()  # threads share a part
+    rows = max(1, length * at_once // size if whole[0].is_cpu else length)
     yield from zip(*(torch.split(tensor, rows) for tensor in whole), strict=True)

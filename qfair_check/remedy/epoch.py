@@ -15,7 +15,7 @@ from qfair_check.inputs.sample import called
 from qfair_check.measure.outputs import logits_of
 from qfair_check.remedy.attach import lsq_layers, step_parameters
 from qfair_check.remedy.budget import Budget
-from qfair_check.remedy.dampening import OscillationTracker, dampening_coefficient, dampening_loss
+from qfair_check.remedy.dampening import OscillationTracker, dampen, dampening_coefficient
 from qfair_check.remedy.loss import weighted_cross_entropy
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import Batch
@@ -166,18 +166,15 @@ def train_epoch(
             group["lr"] = cosine_rate(group["initial_lr"], passed)
         trainee.optimizer.zero_grad(set_to_none=True)
         fitted = _fitted(trainee.module, batch, recipe, weights, teacher)
-        loss, extra = fitted, 0.0
+        torch.autograd.backward(fitted)
         coefficient = dampening_coefficient(passed, recipe.dampening) if trainee.tracker else 0.0
-        if coefficient:
-            penalty = coefficient * dampening_loss(trainee.module)
-            loss, extra = fitted + penalty, float(penalty.detach())
-        value = float(loss.detach())
+        extra = float(dampen(trainee.module, coefficient)) if coefficient else 0.0
+        value = float(fitted.detach()) + extra
         if not math.isfinite(value):
             raise DivergedError(
                 f"the loss became {value} at batch {index + 1} of epoch {epoch + 1}: give a lower learning rate than "
                 f"{recipe.learning_rate:g}, or look for NaN in the training data"
             )
-        torch.autograd.backward(loss)
         trainee.optimizer.step()
         if trainee.tracker:
             trainee.tracker.update()

@@ -10,7 +10,7 @@ from qfair_check.errors import OptionError
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.spec import GRIDS, Scheme
 from qfair_check.remedy.attach import attach_lsq, lsq_layers
-from qfair_check.remedy.dampening import OscillationTracker, dampening_coefficient, dampening_loss
+from qfair_check.remedy.dampening import OscillationTracker, dampen, dampening_coefficient, dampening_loss
 
 seeds = st.integers(0, 2**32 - 1)
 bit_widths = st.integers(2, 8)
@@ -84,6 +84,30 @@ def test_the_step_and_clipped_weights_have_no_gradient(seed):
         clipped_somewhere |= bool(clipped.any())
         assert not layer.weight.grad[clipped].any()
     assert clipped_somewhere
+
+
+@given(seeds, bit_widths, st.sampled_from(GRIDS), st.floats(0.25, 1.5), st.floats(0, 2))
+def test_in_one_sweep_it_adds_what_autograd_adds(seed, bits, grid, shrink, coefficient):
+    net, reference = attached(seed, bits, grid, shrink), attached(seed, bits, grid, shrink)
+    fit = sum(value.square().sum() for value in net.parameters())
+    wanted = sum(value.square().sum() for value in reference.parameters())
+    fit.backward()
+    added = dampen(net, coefficient)
+    expected = coefficient * dampening_loss(reference)
+    (wanted + expected).backward()
+    assert added.item() == pytest.approx(expected.item())
+    for value, other in zip(net.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(value.grad, other.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_a_weight_that_is_not_trained_gets_no_gradient():
+    net = attached(1)
+    first, second = lsq_layers(net)
+    first.weight.requires_grad_(False)
+    assert dampen(net, 1.0).item() == pytest.approx(dampening_loss(net).item())
+    assert first.weight.grad is None
+    assert second.weight.grad.any()
+    assert dampen(nn.Linear(2, 2), 1.0).item() == 0
 
 
 def test_descent_pulls_weights_to_their_levels():
@@ -185,7 +209,7 @@ def shares_of_all(histories, threshold):
 
 
 def test_of_a_large_layer_a_share_of_its_weights_is_followed():
-    plain = nn.Sequential(nn.Conv2d(16, 120, 3), nn.Linear(5, 2))
+    plain = nn.Sequential(nn.Conv2d(16, 60, 3), nn.Linear(5, 2))
     net, generator = attach_lsq(plain, 3, allocation=Allocation()), torch.Generator().manual_seed(1)
     net = net.to(memory_format=torch.channels_last)
     tracker = OscillationTracker(net, 0.5)
@@ -197,14 +221,14 @@ def test_of_a_large_layer_a_share_of_its_weights_is_followed():
         histories.append({layer.name: layer.lsq.codes(layer.weight) for layer in lsq_layers(net)})
     wanted = shares_of_all(histories, 0.2)
     assert 0.1 < wanted["0.weight"] < 0.9
-    assert tracker.shares(0.2)["0.weight"] == pytest.approx(wanted["0.weight"], abs=0.02)
+    assert tracker.shares(0.2)["0.weight"] == pytest.approx(wanted["0.weight"], abs=0.03)
     assert tracker.shares(0.2)["1.weight"] == wanted["1.weight"]
-    assert tracker.state_dict()["0.weight"]["codes"].shape == (10_000,)
+    assert tracker.state_dict()["0.weight"]["codes"].shape == (4096,)
 
 
 def test_parts_that_fit_the_cache_add_up_to_the_whole():
     torch.manual_seed(0)
-    plain = nn.Linear(700, 600)
+    plain = nn.Linear(700, 600 * torch.get_num_threads())
     net, reference = (attach_lsq(plain, 3, allocation=Allocation()).double() for _ in range(2))
     loss, wanted = dampening_loss(net), by_hand(reference)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-9)

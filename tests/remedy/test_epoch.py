@@ -12,10 +12,11 @@ from torch.nn import functional
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.remedy.attach import attach_lsq, lsq_layers
 from qfair_check.remedy.budget import Iterations, Seconds
-from qfair_check.remedy.dampening import dampening_loss
+from qfair_check.remedy.dampening import dampening_coefficient, dampening_loss
 from qfair_check.remedy.epoch import (
     DivergedError,
     Step,
+    cosine_rate,
     distillation_loss,
     epoch_order,
     oscillating_share,
@@ -82,6 +83,23 @@ def test_dampening_is_added_from_the_second_quarter_on():
     lambdas = [0.5 * (1 - np.cos(np.pi * r)) / 2 for r in passed]
     assert first.dampening == pytest.approx(penalty * np.mean(lambdas[:4]), rel=1e-4)
     assert second.dampening == pytest.approx(penalty * np.mean(lambdas[4:]), rel=1e-4)
+
+
+def test_a_step_is_that_of_the_sum_of_both_losses():
+    recipe = replace(PLAIN, dampening=0.5, epochs=2, learning_rate=0.1)
+    trainee, by_hand = (trainee_of(attach_lsq(network(), 3, allocation=Allocation()), recipe) for _ in range(2))
+    batch = batch_of()
+    trained(trainee, [batch], recipe, None, epoch=1, per_epoch=1)
+
+    passed = 0.5
+    for group in by_hand.optimizer.param_groups:
+        group["lr"] = cosine_rate(group["initial_lr"], passed)
+    loss = functional.cross_entropy(by_hand.module(batch.inputs), batch.labels)
+    (loss + dampening_coefficient(passed, 0.5) * dampening_loss(by_hand.module)).backward()
+    by_hand.optimizer.step()
+
+    for value, wanted in zip(trainee.module.parameters(), by_hand.module.parameters(), strict=True):
+        assert torch.allclose(value, wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_steps_have_their_own_rate_and_only_matrices_decay():
