@@ -28,6 +28,11 @@ def write_audit(audit: Audit, path: Path) -> None:
         raise InputError(f"cannot write the audit {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def files_of(audit: Audit, path: Path) -> tuple[Path, ...]:
+    """Return what `write_audit` writes."""
+    return (path, _outcomes_path(audit, path)) if audit.outcomes else (path,)
+
+
 def read_audit(path: Path) -> Audit:
     """Read what `Audit.load` promises."""
     try:

@@ -70,6 +70,10 @@ DATA_OPTIONS = (
         "transforms", "prepare images as torchvision's weights of this name, such as ResNet18_Weights.DEFAULT", "NAME"
     ),
 )
+LAYER_OPTIONS = (
+    Option("layer-bits", "bits of some layers at integer precisions, such as conv1=8,fc=8 or layer1.*=4", "PATTERNS"),
+    Option("exclude", "layers that are not quantized, such as embed or head.*", "PATTERNS"),
+)
 MEASURE_OPTIONS = (
     Option(
         "bits",
@@ -87,8 +91,7 @@ MEASURE_OPTIONS = (
         "absmax, mse, aciq or percentile, with /full, /asymmetric, /per-channel (default: absmax)",
         "SCHEME",
     ),
-    Option("layer-bits", "bits of some layers at integer precisions, such as conv1=8,fc=8 or layer1.*=4", "PATTERNS"),
-    Option("exclude", "layers that are not quantized, such as embed or head.*", "PATTERNS"),
+    *LAYER_OPTIONS,
     Option("first-last", "bits of the first and the last layer in the order of execution, such as 8", "BITS"),
     Option("device", "where the model runs, such as cuda (default: cpu)", "DEVICE"),
     Option("batch-size", "samples loaded at a time; it does not change the numbers (default: 64)", "N"),
@@ -135,11 +138,18 @@ REMEDIATE_OPTIONS = (
         "train", "training data, prepared as the audited data is; not what is audited (for the demo: its own)", "FILE"
     ),
     Option("train-split", "keep the rows of the training data that hold this in the column split", "VALUE"),
-    Option("bits", "bits of the weights but those of the first and the last layer, which have 8 (default: 4)", "BITS"),
+    Option("bits", "bits of the weights (default: 4)", "BITS"),
+    Option(
+        "scheme",
+        "how the given model is rounded, to compare with; steps are learned on its grid (default: absmax)",
+        "SCHEME",
+    ),
+    *LAYER_OPTIONS,
+    Option("first-last", "bits of the first and the last layer (default: 8, unless bits of layers are given)", "BITS"),
     Option(
         "strategy",
-        "fair-qat: on the grid, groups balanced; mpqat: on the grid, data as it is; fair-base: balanced, then rounded; "
-        "ptq: rounded; all: each that trains, compared (default: fair-qat)",
+        "fair-qat: on the grid, with groups brought to one level; mpqat: on the grid, data as it is; fair-base: groups "
+        "balanced, then rounded; ptq: rounded; all: each that trains, compared (default: fair-qat)",
         choices=REMEDY_STRATEGIES,
     ),
     Option("epochs", "at most so many passes over the training data (default: 12)", "N"),

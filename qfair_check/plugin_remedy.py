@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from _pytest._io import TerminalWriter
 
+from qfair_check.console import columns
 from qfair_check.errors import FairnessError, OptionError, QFairError
 from qfair_check.gate import Gate
 from qfair_check.inputs.paths import is_factory
@@ -24,8 +25,8 @@ from qfair_check.options import Lookup
 from qfair_check.overrides import overridden_fixtures
 from qfair_check.plugin_options import given_on_command_line, lookup
 from qfair_check.precision import Precision
-from qfair_check.remediate_command import INTERRUPTED, remediate_from
-from qfair_check.remediate_options import remediate_options, training_data
+from qfair_check.remediate_command import remediation, say_comparison
+from qfair_check.remediate_options import recipes_of, refuse_overwriting, remediate_options, training_data
 from qfair_check.remedy_text import Told, told_of_remedy
 from qfair_check.sources import load_configured_model
 
@@ -144,7 +145,9 @@ class Remediation:
         if self._told or self._others:
             terminalreporter.section(_SECTION)
         elif self._gate.reported() is not None and self._config.get_verbosity() >= 0 and not self._is_interrupted:
-            terminalreporter.write_line("qfair remediate: nothing was trained: no limit is broken at integer bits")
+            terminalreporter.write_line(
+                "qfair remediate: nothing was trained: no test failed by a limit at integer bits"
+            )
         for told in self._told:
             headline, *rest = told.lines
             terminalreporter.write_line(headline, **{told.colour: True})
@@ -169,7 +172,9 @@ class Remediation:
                 f"--qfair-remediate: the architecture of {model.source} is not known, and the file of a new model must "
                 "name it: give a state dict, with --qfair-arch"
             )
-        training_data(remediate_options(_lookup(self._config, "int8"), ""), model)
+        options = _lookup(self._config, "int8")
+        recipes_of(options)
+        training_data(remediate_options(options, ""), model)
 
     def _remedy_all(self) -> bool:
         """Train at one precision after the other; False if the user interrupts it."""
@@ -190,9 +195,10 @@ class Remediation:
         out = self._out(precision)
         try:
             _make_folder(self._folder)
-            if remediate_from(_lookup(self._config, precision), str(out)) == INTERRUPTED:
-                return None
-            return told_of_remedy(precision, out, self._bounds(precision), self._gate.judging)
+            get, judging = _lookup(self._config, precision), self._gate.judging
+            made = remediation(remediate_options(get, str(out)), recipes_of(get), judging)
+            say_comparison(made, judging, width=columns())
+            return told_of_remedy(precision, made, self._bounds(precision), judging)
         except KeyboardInterrupt:
             return None
         except QFairError as error:
@@ -215,7 +221,11 @@ class Remediation:
         return Told((f"{precision:<6}interrupted; no model was made. To go on:", f"      {command}"), "yellow")
 
     def _out(self, precision: str) -> Path:
-        return self._folder / f"fair_{precision}.safetensors"
+        return self._folder / _file_name(precision)
+
+
+def _file_name(precision: str) -> str:
+    return f"fair_{precision}.safetensors"
 
 
 def _end_line(writer: TerminalWriter) -> None:
@@ -261,6 +271,10 @@ def _check(config: pytest.Config, gate: Gate, folder: Path) -> None:
         raise OptionError(f"--qfair-train-data {train}: there is no such file")
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"--qfair-remediate {folder} is a file: name a folder for the new models")
+    for precision in gate.precisions:
+        out = folder / _file_name(precision.name)
+        if precision.is_integer and out.absolute().parent.is_dir():
+            refuse_overwriting(remediate_options(_lookup(config, precision.name), str(out)), ())
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise OptionError(f"--qfair-remediate {folder}: cannot write into {existing}, name another folder")

@@ -23,6 +23,7 @@ from qfair_check.remediate_options import (
     RemediateOptions,
     RemedyFiles,
     recipes_of,
+    refuse_overwriting,
     remediate_options,
     remedy_files,
     training_data,
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     from qfair_check.remedy.samples import TrainingSamples
 
 INTERRUPTED = 2
+_FAIRER = {
+    True: "its FVO on the audited samples is smaller than that of rounding without training",
+    False: "it is no fairer on the audited samples than rounding without training",
+    None: "whether it is fairer than rounding without training is unknown: an FVO cannot be judged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class Remediation:
         Of the model.
     passes : bool
         Whether it passes every limit.
-    better : bool
-        Whether its FVO on the audited samples is smaller than that of rounding in either way.
+    is_better : bool or None
+        Whether its FVO on the audited samples is smaller than that of rounding in either way; None if that is unknown.
     """
 
     files: RemedyFiles
@@ -66,7 +72,7 @@ class Remediation:
     remedy: "Remedy"
     verdicts: tuple[Verdict, ...]
     passes: bool
-    better: bool
+    is_better: bool | None
 
     @property
     def audit(self) -> Audit:
@@ -101,14 +107,11 @@ def remediate_command(
         again = "; the same command with --resume goes on after the last epoch" if kept else ""
         print(f"qfair: interrupted; no model was written{again}", file=sys.stderr)
         return INTERRUPTED
-    names = tuple(name for name, _, _ in made.audits)
-    audits = tuple(audit for _, _, audit in made.audits)
-    candidates = candidates_of(audits, names, min_group_size=judging.min_group_size)
-    say("\n" + render_comparison(audits, names, standings(candidates), width=width))
+    say_comparison(made, judging, width=width)
     for verdict in made.verdicts:
         say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, made.audit))}")
     _say_conclusion(made)
-    return 0 if made.passes and made.better else 1
+    return 0 if made.passes and made.is_better else 1
 
 
 def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging: JudgeOptions) -> Remediation:
@@ -129,6 +132,7 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
     from qfair_check.remedy.selection import select
 
     files, first = remedy_files(options.out), recipes[0]
+    refuse_overwriting(options, [recipe.strategy for recipe in recipes])
     subject = read_model(options.model)
     if subject.architecture is None:
         raise OptionError("the model's architecture is not known, and the new file must name it: pass --arch")
@@ -143,11 +147,9 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
             return audit(model, audited, bits, device=first.device, seed=first.seed, progress=progress, **how)
 
     say(f"audit   {printable(subject.source)} rounded to {first.bits}, without training")
-    rounded = audited_at(subject, first.bits)
-    audits = [
-        ("rounded", files.rounded, rounded),
-        ("mixed", files.mixed, audited_at(subject, first.bits, allocation=first.allocation)),
-    ]
+    rounded = audited_at(subject, first.bits, scheme=options.scheme, allocation=options.allocation)
+    mixed = audited_at(subject, first.bits, scheme=options.scheme, allocation=first.allocation)
+    audits = [("rounded", files.rounded, rounded), ("mixed", files.mixed, mixed)]
     with progress_bar() as progress:
         samples = read_samples(train, seed=first.seed, progress=progress)
     remedies = [
@@ -183,10 +185,19 @@ def all_hold(verdicts: Sequence[Verdict], judging: JudgeOptions) -> bool:
     return not any(verdict.outcome in refused for verdict in verdicts)
 
 
-def is_fairer(one: Candidate, other: Candidate) -> bool:
-    """Return whether its FVO is known to be smaller, or its accuracy higher at the same."""
-    known = not one.reasons and not other.reasons
-    return known and (one.fvo, -one.accuracy) < (other.fvo, -other.accuracy)
+def is_fairer(one: Candidate, others: Sequence[Candidate]) -> bool | None:
+    """Return whether its FVO is smaller than any other, or its accuracy higher at the same; None if that is unknown."""
+    if any(candidate.reasons for candidate in (one, *others)):
+        return None
+    return all((one.fvo, -one.accuracy) < (other.fvo, -other.accuracy) for other in others)
+
+
+def say_comparison(made: Remediation, judging: JudgeOptions, *, width: int) -> None:
+    """Print the table of all audits."""
+    names = tuple(name for name, _, _ in made.audits)
+    audits = tuple(audit for _, _, audit in made.audits)
+    candidates = candidates_of(audits, names, min_group_size=judging.min_group_size)
+    say("\n" + render_comparison(audits, names, standings(candidates), width=width))
 
 
 def _trained(
@@ -259,11 +270,11 @@ def _save(remedy: "Remedy", path: Path, subject: "Model", audited: "GroupedData 
     )
 
 
-def _is_better(audits: Sequence[tuple[str, Path, Audit]], judging: JudgeOptions) -> bool:
+def _is_better(audits: Sequence[tuple[str, Path, Audit]], judging: JudgeOptions) -> bool | None:
     """Whether the last is fairer than the first two, which are rounded without training."""
     names, _, made = zip(*audits, strict=True)
     plain, mixed, *_, last = candidates_of(made, names, min_group_size=judging.min_group_size)
-    return is_fairer(last, plain) and is_fairer(last, mixed)
+    return is_fairer(last, (plain, mixed))
 
 
 def _say_conclusion(made: Remediation) -> None:
@@ -275,8 +286,4 @@ def _say_conclusion(made: Remediation) -> None:
     say(f"audits  {printable(', '.join(paths))}")
     say(f"report  {printable(shlex.join(['qfair', 'report', *paths, '--out', str(made.files.report)]))}")
     say("it passes every limit" if made.passes else "it does not pass: a limit is broken, or cannot be judged")
-    say(
-        "its FVO on the audited samples is smaller than that of rounding without training"
-        if made.better
-        else "it is no fairer on the audited samples than rounding without training"
-    )
+    say(_FAIRER[made.is_better])

@@ -1,6 +1,7 @@
 """What ``qfair remediate`` is asked for, and the files that it writes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,15 @@ from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO, REMEDY_STRATEGIES
 from qfair_check.options import Lookup, data_options, integer, measure_options, model_options
 from qfair_check.precision import parse_precisions
+from qfair_check.quantize.allocation import Allocation
+from qfair_check.quantize.spec import Scheme
 
 if TYPE_CHECKING:
     from qfair_check.inputs.data import GroupedData, LabelledData
     from qfair_check.inputs.model import Model
     from qfair_check.remedy.recipe import Recipe
 
+_NO_LAYER = Allocation()
 _TRAINED = tuple(strategy for strategy in REMEDY_STRATEGIES if strategy not in ("ptq", "all"))
 
 
@@ -36,6 +40,10 @@ class RemediateOptions:
         Where the model goes.
     resume : bool
         Whether to go on from the checkpoint beside it.
+    scheme : str
+        Of the given model rounded without training.
+    allocation : Allocation
+        Likewise.
     curvature : CurvatureOptions or None
         What is measured of the curvature of the new model, where a limit needs it.
     """
@@ -46,6 +54,8 @@ class RemediateOptions:
     train_split: str | None
     out: str
     resume: bool = False
+    scheme: str = "absmax"
+    allocation: Allocation = _NO_LAYER
     curvature: CurvatureOptions | None = None
 
 
@@ -59,9 +69,23 @@ def remediate_options(get: Lookup, out: str) -> RemediateOptions:
     """
     model, data = model_options(get), data_options(get)
     if model is None or data is None:
-        raise OptionError("no grouped data is given: pass --data FILE")
-    curvature = measure_options(get).curvature
-    return RemediateOptions(model, data, get("train"), get("train_split"), out, bool(get("resume")), curvature)
+        raise OptionError("no grouped data is given: pass --qfair-data FILE")
+    train, split, measuring = get("train"), get("train_split"), measure_options(get)
+    if split and train is None and data.path == DEMO:
+        raise OptionError(
+            f"--qfair-train-split {split} is of the data in --qfair-train-data, and the demo's own have no column split"
+        )
+    return RemediateOptions(
+        model,
+        data,
+        train,
+        split,
+        out,
+        bool(get("resume")),
+        measuring.scheme,
+        measuring.allocation,
+        measuring.curvature,
+    )
 
 
 def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData | LabelledData":
@@ -82,7 +106,7 @@ def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData |
         from qfair_check.demo.train import training_data as of_demo
 
         return of_demo()
-    if options.train == options.data.path and options.train_split == options.data.split:
+    if _is_same_file(options.train, options.data.path) and options.train_split == options.data.split:
         raise OptionError("the training data is what is audited: name another file, or another --qfair-train-split")
     named = replace(options.data, path=options.train, split=options.train_split)
     return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
@@ -90,6 +114,9 @@ def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData |
 
 def recipes_of(get: Lookup) -> tuple["Recipe", ...]:
     """Read the recipe, or one for each strategy that trains if all are asked for.
+
+    Steps are learned on the grid of the scheme that is given. Bits of layers are those that are given, and if none are,
+    8 for the first and the last layer.
 
     Raises
     ------
@@ -108,11 +135,15 @@ def recipes_of(get: Lookup) -> tuple["Recipe", ...]:
     budget: dict[str, Any] = {"epochs": integer("epochs", epochs, least=1)} if epochs else {}
     if minutes:
         budget["minutes"] = _above_zero("minutes", minutes)
-    rate = get("learning_rate")
+    rate, allocation = get("learning_rate"), measure_options(get).allocation
+    if allocation != _NO_LAYER:
+        budget["allocation"] = allocation
+    given = Scheme.parse(get("scheme") or "absmax")
     return tuple(
         Recipe.of(
             each,  # type: ignore[arg-type]  # one of the choices
             bits[0],
+            scheme=Scheme("mse", given.grid, given.granularity),
             optimizer=get("optimizer") or "sgd",  # type: ignore[arg-type]  # one of the choices
             learning_rate=_above_zero("learning-rate", rate) if rate else None,
             seed=integer("seed", get("seed") or "0", least=0),
@@ -161,6 +192,12 @@ class RemedyFiles:
         """How far training has come."""
         return self.model.with_suffix(".checkpoint")
 
+    def written(self, strategies: Sequence[str]) -> tuple[Path, ...]:
+        """Return what may be written when these strategies are tried: models, audits and checkpoints."""
+        own = (self.model, self.audit, self.model.with_suffix(".origin.json"), self.checkpoint)
+        others = [self.of_strategy(name).written(()) for name in strategies if len(strategies) > 1]
+        return (*own, self.rounded, self.mixed, *(path for paths in others for path in paths))
+
     def of_strategy(self, strategy: str) -> "RemedyFiles":
         """Return the names for one of several strategies."""
         return RemedyFiles(self.model.with_suffix(f".{strategy}.safetensors"))
@@ -182,6 +219,28 @@ def remedy_files(out: str) -> RemedyFiles:
     if target.is_dir():
         raise OptionError(f"--out {out} is a folder: name a file in it")
     return RemedyFiles(target)
+
+
+def refuse_overwriting(options: RemediateOptions, strategies: Sequence[str]) -> None:
+    """Refuse to write over what is read.
+
+    Raises
+    ------
+    OptionError
+        Naming the file, if the model, the data or the training data is one of the files that would be written.
+    """
+    read = [given for given in (options.model.path, options.data.path, options.train) if given not in (None, DEMO)]
+    for written in remedy_files(options.out).written(strategies):
+        for given in read:
+            if _is_same_file(str(written), str(given)):
+                raise OptionError(f"{given} is read, and {written} would be written over it: put the model elsewhere")
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return one == other or Path(one).samefile(other)
+    except (OSError, ValueError):  # one of them is no file, such as package.module:function
+        return False
 
 
 def _above_zero(name: str, given: str) -> float:

@@ -3,24 +3,23 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
 from qfair_check.judge.checks import CHECKS
-from qfair_check.judge.pareto import candidates_of
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_one
 from qfair_check.options import JudgeOptions
 from qfair_check.precision import AS_IS
 from qfair_check.record import Audit
-from qfair_check.remediate_command import all_hold, is_fairer
+from qfair_check.remediate_command import Remediation, all_hold
 
 _INDENT = " " * 6
-_NAMES = ("remediated", "rounded", "rounded, mixed")
 _IN_SHORT = {
     (True, True): ("passes every limit now", "green"),
     (True, False): ("passes every limit now, and is no fairer than rounding without training", "yellow"),
+    (True, None): ("passes every limit now, and is not known to be fairer than rounding without training", "yellow"),
     (False, True): ("does not pass", "red"),
     (False, False): ("does not pass, and no candidate was fairer than rounding without training", "red"),
+    (False, None): ("does not pass, and is not known to be fairer than rounding without training", "red"),
 }
 
 
@@ -32,39 +31,29 @@ class Told:
     colour: str
 
 
-def told_of_remedy(precision: str, model: Path, bounds: Iterable[tuple[str, Decimal]], judging: JudgeOptions) -> Told:
-    """Say where a model that ``qfair remediate`` wrote lies, which limits it breaks, and whether rounding is as fair.
+def told_of_remedy(
+    precision: str, remediation: Remediation, bounds: Iterable[tuple[str, Decimal]], judging: JudgeOptions
+) -> Told:
+    """Say where a model that was trained lies, which limits it breaks, and whether rounding is as fair.
 
     Parameters
     ----------
     precision : str
         That it was trained for.
-    model : Path
-        The audits lie beside it.
+    remediation : Remediation
     bounds : iterable of (check, limit)
         By name of the check.
     judging : JudgeOptions
-
-    Raises
-    ------
-    InputError
-        If an audit cannot be read.
     """
-    made, *rounded = audits = [
-        Audit.load(model.with_suffix(suffix)) for suffix in (".json", ".rounded.json", ".mixed.json")
-    ]
-    least = judging.min_group_size
+    made, files, least = remediation.audit, remediation.files, judging.min_group_size
     verdicts = [judge_one(made, CHECKS[check], limit, AS_IS, min_group_size=least) for check, limit in bounds]
-    holds = all_hold(verdicts, judging)
-    trained, *without = candidates_of(audits, _NAMES, min_group_size=least)
-    is_better = all(is_fairer(trained, one) for one in without)
-    verdict, colour = _IN_SHORT[holds, is_better]
-    plain, mixed = (_fvo(audit) for audit in rounded)
+    verdict, colour = _IN_SHORT[all_hold(verdicts, judging), remediation.is_better]
+    plain, mixed = (_fvo(audit) for _, _, audit in remediation.audits[:2])
     return Told(
         (
-            f"{precision:<6}{printable(str(model))} {verdict}",
+            f"{precision:<6}{printable(str(files.model))} {verdict}",
             f"{_INDENT}FVO {_fvo(made)}; rounded without training {plain}, or {mixed} with the same bits in each layer"
-            f"; audit {printable(str(model.with_suffix('.json')))}",
+            f"; audit {printable(str(files.audit))}",
             *(f"{_INDENT}{_headline(one, made)}" for one in verdicts if one.outcome is not Outcome.PASS),
         ),
         colour,

@@ -51,6 +51,47 @@ def test_what_is_no_fairer_than_rounding_is_said_to_be_so(tmp_path, capsys):
     assert (tmp_path / "rounded.safetensors").exists()
 
 
+@pytest.mark.parametrize("alias", ["fair.safetensors", "./fair.safetensors", "link.safetensors"])
+def test_what_is_read_is_never_written_over(remedied, tmp_path, capsys, monkeypatch, alias):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "fair.safetensors"
+    own.write_bytes((remedied / "fair.safetensors").read_bytes())
+    (tmp_path / "link.safetensors").symlink_to(own)
+    command = ["remediate", alias, "--data", "demo", "--bits", "2", "--out", "fair.safetensors"]
+    assert main(command) == 4
+    assert "fair.safetensors would be written over it: put the model elsewhere" in capsys.readouterr().err
+    assert own.read_bytes() == (remedied / "fair.safetensors").read_bytes()
+
+
+def test_other_files_that_would_be_written_are_looked_at_too(tmp_path, capsys):
+    data = tmp_path / "fair.mpqat.json"
+    data.write_text("{}")
+    given = ["--data", str(data), "--train", str(data), "--strategy", "all"]
+    assert main(["remediate", "demo", *given, "--out", str(tmp_path / "fair.safetensors")]) == 4
+    assert f"{data} is read, and {data} would be written over it" in capsys.readouterr().err
+
+
+def test_where_a_group_is_too_small_it_is_not_said_to_be_no_fairer(tmp_path, capsys):
+    out = str(tmp_path / "fair.safetensors")
+    assert main([*DEMO, "--epochs", "1", "--min-group-size", "100000", "--insufficient", "pass", "--out", out]) == 1
+    told = capsys.readouterr().out
+    assert "whether it is fairer than rounding without training is unknown: an FVO cannot be judged" in told
+
+
+def test_the_split_of_the_demos_own_training_data_is_refused(tmp_path, capsys):
+    assert main([*DEMO, "--train-split", "train", "--out", str(tmp_path / "fair.safetensors")]) == 4
+    assert "the demo's own have no column split" in capsys.readouterr().err
+
+
+def test_scheme_and_bits_of_layers_are_those_that_are_given(tmp_path):
+    out = tmp_path / "fair.safetensors"
+    main([*DEMO, "--epochs", "1", "--scheme", "mse/full", "--first-last", "4", "--out", str(out)])
+    rounded, made = Audit.load(out.with_suffix(".rounded.json")), Audit.load(out.with_suffix(".json"))
+    assert (rounded.settings.scheme, rounded.settings.allocation) == ("mse/full/per-tensor", "first-last=int4")
+    assert {layer.bits for layer in made.at("asis").weights.layers} == {2, 4}
+    assert {grid.grid for grid in load_model(out).grids.values()} == {"full"}
+
+
 def test_a_broken_limit_is_exit_1(remedied, tmp_path, capsys):
     out = str(tmp_path / "fair.safetensors")
     assert main([*DEMO, "--epochs", "1", "--max-fvo", "0.001", "--out", out]) == 1

@@ -42,13 +42,14 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     Raises
     ------
     InputError
-        If codes are of another type, or one takes more bits.
+        If codes are of another type, one takes more bits, or bits are no such number.
 
     Examples
     --------
     >>> pack_bits(torch.tensor([1, -1, 0, -2, 1], dtype=torch.int8), 2).tolist()
     [141, 1]
     """
+    _check_width(bits)
     if codes.dtype not in (torch.int8, torch.uint8):
         raise InputError(f"codes are of {codes.dtype}: give int8, or uint8")
     lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if codes.dtype == torch.int8 else (0, 2**bits - 1)
@@ -75,18 +76,20 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...], *, signed: bo
     Raises
     ------
     InputError
-        If the stream is not of the length that the shape needs, or a bit behind its last code is set.
+        If the stream is not of the length that the shape needs, a bit behind its last code is set, or bits are no such
+        number.
 
     Examples
     --------
     >>> unpack_bits(torch.tensor([141, 1], dtype=torch.uint8), 2, (5,), signed=True).tolist()
     [1, -1, 0, -2, 1]
     """
+    _check_width(bits)
     count = math.prod(shape)
     if packed.dtype != torch.uint8 or tuple(packed.shape) != (packed_size(count, bits),):
         raise InputError(
-            f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, and there are {packed.numel()} of "
-            f"{packed.dtype}"
+            f"{count} codes of {bits} bits are a row of {packed_size(count, bits)} bytes of uint8, and there is a "
+            f"shape of {tuple(packed.shape)} and {packed.dtype}"
         )
     single = np.unpackbits(packed.numpy(), bitorder="little")
     if single[count * bits :].any():
@@ -95,3 +98,8 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...], *, signed: bo
     rest = _BYTE - bits
     whole = (codes << rest).view(np.int8) >> rest if signed else codes
     return torch.from_numpy(whole.copy()).reshape(shape)
+
+
+def _check_width(bits: int) -> None:
+    if not 1 <= bits <= _BYTE:
+        raise InputError(f"codes have 1 to {_BYTE} bits, not {bits}")

@@ -20,6 +20,7 @@ from qfair_check.inputs.architecture import build_architecture, check_named_by_f
 from qfair_check.inputs.checkpoint import Checkpoint, read_checkpoint
 from qfair_check.inputs.fit import check_fit, missing, named_as, place
 from qfair_check.inputs.images import check_preprocessing
+from qfair_check.inputs.model_bytes import with_sorted_metadata
 from qfair_check.inputs.options import ModelOptions, Preprocessing, channel_values, class_names
 from qfair_check.inputs.pretrained import is_pretrained, load_pretrained, pretrained_model
 from qfair_check.inputs.quantized_file import PLAIN_FORMAT, Origin, StoredGrid
@@ -306,7 +307,7 @@ def write_model_file(target: Path, tensors: Mapping[str, Tensor], metadata: Mapp
         If it cannot be written.
     """
     try:
-        replace_file(target, save(dict(tensors), dict(metadata)))
+        replace_file(target, with_sorted_metadata(save(dict(tensors), dict(metadata))))
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,12 @@ def from_tensors(
         codes, scale, zero_point = (part for part in parts if part is not None)
         grids[name] = StoredGrid(layer.bits, layer.grid, codes, scale, zero_point)
     return plain | {name: grid.dequantize() for name, grid in grids.items()}, grids, origin
+
+
+def origin_beside(model: str | Path, audit: str) -> Path:
+    """Return where the audit of a model's origin is: beside the model, or beside the file that it links to."""
+    here = Path(model).with_name(audit)
+    return here if os.path.lexists(here) else Path(os.path.realpath(model)).with_name(audit)
 
 
 def model_file_size(path: str | Path) -> FileSize:

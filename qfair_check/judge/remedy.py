@@ -10,6 +10,7 @@ from qfair_check.record import Audit
 
 _OF_GROUPS = ("fvo", "fvo-increase", "group-drop", "worst-group-accuracy")
 _DEMO = "demo"
+_DEFAULT_SCHEME = "absmax/symmetric/per-tensor"
 
 
 def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
@@ -31,6 +32,9 @@ def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
         parts += ["--train", "TRAIN"]
     limit = CHECKS[verdict.check]
     parts += ["--bits", str(Precision(verdict.precision).bits)]
+    scheme = audit.settings.scheme
+    if scheme != _DEFAULT_SCHEME and scheme.endswith("per-tensor"):  # training learns one step per tensor
+        parts += ["--scheme", scheme]
     if limit.in_gate and str(verdict.limit) != limit.default:
         parts += [f"--{limit.keyword.replace('_', '-')}", str(verdict.limit)]
     stem = PurePath(inputs.model.replace("\\", "/")).stem

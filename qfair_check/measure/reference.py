@@ -8,6 +8,7 @@ from typing import Literal
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.model import Model, as_model, read_reference
 from qfair_check.inputs.options import ModelOptions
+from qfair_check.inputs.quantized_file import origin_beside
 from qfair_check.record import Audit
 from qfair_check.reference_record import ReferenceRecord
 
@@ -100,7 +101,7 @@ def _beside(model: Model) -> Reference | None:
     origin = model.origin
     if origin is None or origin.audit is None:
         return None
-    path = Path(model.source).with_name(origin.audit)
+    path = origin_beside(model.source, origin.audit)
     if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises on a name that is too long)
         return None
     audit = Audit.load(path)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.model import model_target, write_model_file
-from qfair_check.inputs.quantized_file import Origin, described, read_quantized, to_tensors
+from qfair_check.inputs.quantized_file import Origin, described, origin_beside, read_quantized, to_tensors
+from qfair_check.quantize.saved import write_with_origin
 from qfair_check.record import Audit
 
 
@@ -58,25 +59,21 @@ def export_quantized(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
             f"no weight of {source} lies on an integer grid, so that there is nothing to pack: give a file that qfair "
             "remediate or save_quantized wrote"
         )
-    notices: tuple[str, ...] = ()
-    if origin is not None and origin.audit is not None:
-        origin, notices = _moved(origin, source.with_name(origin.audit), target)
     kept = {name: value for name, value in metadata.items() if name not in described(grids, _NOWHERE)}
-    write_model_file(target, to_tensors(state, grids, packs=True), kept | described(grids, origin, packs=True))
-    return notices
+    tensors = to_tensors(state, grids, packs=True)
+    beside = None if origin is None or origin.audit is None else origin_beside(source, origin.audit)
+    if origin is not None and beside is not None and _exists(beside):
+        name = f"{target.stem}.origin.json"
+        told = described(grids, replace(origin, audit=name), packs=True)
+        write_with_origin(target, tensors, kept | told, Audit.load(beside), name)
+        return ()
+    nowhere = origin and replace(origin, audit=None)
+    write_model_file(target, tensors, kept | described(grids, nowhere, packs=True))
+    gone = f"{beside}, the audit of its origin, is not there: limits relative to fp32 need --qfair-reference"
+    return () if beside is None else (gone,)
 
 
 _NOWHERE = Origin("0" * 64)
-
-
-def _moved(origin: Origin, audit: Path, target: Path) -> tuple[Origin, tuple[str, ...]]:
-    """Put the audit of the origin beside the new file, under its name; where it is gone, say so."""
-    if not _exists(audit):
-        told = f"{audit}, the audit of its origin, is not there: limits relative to fp32 need --qfair-reference"
-        return replace(origin, audit=None), (told,)
-    name = f"{target.stem}.origin.json"
-    Audit.load(audit).save(target.with_name(name))
-    return replace(origin, audit=name), ()
 
 
 def _exists(path: Path) -> bool:

@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from qfair_check.audit_file import outcomes_digest
+from qfair_check.audit_file import files_of, outcomes_digest
 from qfair_check.errors import InputError, OptionError
+from qfair_check.files import undone_on_error
 from qfair_check.inputs.architecture import build_architecture
 from qfair_check.inputs.fit import check_fit, place
 from qfair_check.inputs.model import distinct_state, model_metadata, model_target, write_model_file
@@ -103,9 +104,27 @@ def save_quantized(
         raise OptionError("no weight of the model lies on an integer grid: save it with qfair_check.save_model")
     check_fit(build_architecture(arch, state), state, f"the model to be saved as {target}", arch)
     source = _origin(origin, target)
+    tensors, told = to_tensors(state, grids), metadata | described(grids, source)
     if isinstance(origin, Audit) and source and source.audit:
-        _baseline(origin).save(target.with_name(source.audit))  # first: the model's file names it
-    write_model_file(target, to_tensors(state, grids), metadata | described(grids, source))
+        write_with_origin(target, tensors, told, _baseline(origin), source.audit)
+    else:
+        write_model_file(target, tensors, told)
+
+
+def write_with_origin(
+    target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origin: Audit, name: str
+) -> None:
+    """Write a model file, and beside it the audit of its origin, under the name that the metadata give; or neither.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be written.
+    """
+    beside = target.with_name(name)
+    with undone_on_error(files_of(origin, beside)):
+        origin.save(beside)  # first: the model's file names it
+        write_model_file(target, tensors, metadata)
 
 
 def _stored(quantized: Quantized, state: Mapping[str, Tensor]) -> dict[str, StoredGrid]:

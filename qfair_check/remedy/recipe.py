@@ -31,7 +31,8 @@ class Recipe:
     ----------
     strategy : str
         ``ptq``: round the weights; ``fair-base``: train in fp32 on balanced groups with group weights, then round;
-        ``mpqat``: train on the grid, on data as it is; ``fair-qat``: train on the grid, balanced and weighted.
+        ``mpqat``: train on the grid, on data as it is; ``fair-qat``: train on the grid, with groups brought to one
+        level as `balance` says.
     bits : Precision
         int2 to int8.
     learning_rate, step_learning_rate : float
@@ -194,7 +195,7 @@ class Recipe:
 
     @property
     def is_fair(self) -> bool:
-        """Whether groups are balanced, and may have weights."""
+        """Whether groups are brought to one level, and may have weights."""
         return self.strategy in ("fair-base", "fair-qat")
 
     @property

@@ -44,7 +44,7 @@ def test_order_is_that_of_the_shape(transposed):
 @pytest.mark.parametrize("shape", [(8,), (11,), (10**9, 10**9), ()])
 def test_a_length_that_does_not_fit_is_refused_before_anything_is_made(shape):
     packed = pack_bits(torch.zeros(9, dtype=torch.int8), 3)
-    with pytest.raises(InputError, match=r"codes of 3 bits take .* bytes, and there are 4 of torch\.uint8"):
+    with pytest.raises(InputError, match=r"codes of 3 bits are a row of .* bytes .* shape of \(4,\)"):
         unpack_bits(packed, 3, shape, signed=True)
 
 
@@ -68,5 +68,13 @@ def test_what_does_not_fit_is_not_packed(codes, told):
 def test_bits_behind_the_last_code_and_other_types_are_refused():
     with pytest.raises(InputError, match="there are bits behind the last of 2 codes"):
         unpack_bits(torch.tensor([255], dtype=torch.uint8), 3, (2,), signed=False)
-    with pytest.raises(InputError, match=r"there are 1 of torch.int8"):
+    with pytest.raises(InputError, match=r"a shape of \(1,\) and torch.int8"):
         unpack_bits(torch.tensor([0], dtype=torch.int8), 3, (2,), signed=False)
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 9])
+def test_codes_have_one_to_eight_bits(bits):
+    codes = torch.zeros(3, dtype=torch.uint8)
+    for attempt in (lambda: pack_bits(codes, bits), lambda: unpack_bits(codes, bits, (3,), signed=True)):
+        with pytest.raises(InputError, match=f"codes have 1 to 8 bits, not {bits}"):
+            attempt()

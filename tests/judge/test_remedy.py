@@ -38,6 +38,13 @@ def test_the_demo_needs_no_more_than_its_name(hurt):
     assert found["group-drop"] == "qfair remediate demo --bits 3 --out demo.int3.safetensors"
 
 
+def test_a_grid_that_training_knows_goes_along(hurt):
+    schemes = {"mse/full/per-tensor": "--scheme mse/full/per-tensor ", "absmax/symmetric/per-channel": ""}
+    for scheme, told in schemes.items():
+        settings = replace(hurt.settings, scheme=scheme)
+        assert f"--bits 3 {told}--out" in commands(replace(hurt, settings=settings))["group-drop"]
+
+
 def test_there_is_none_where_none_helps(make_audit, hurt):
     fine = make_audit(SIZES, fp32={"A": 90, "B": 90}, int3={"A": 90, "B": 90})
     half = make_audit(SIZES, fp32={"A": 90, "B": 90}, fp16={"A": 90, "B": 20})

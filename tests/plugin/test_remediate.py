@@ -17,7 +17,7 @@ from torch import nn
 def make():
     return nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
 """
-NOTHING = "qfair remediate: nothing was trained: no limit is broken at integer bits"
+NOTHING = "qfair remediate: nothing was trained: no test failed by a limit at integer bits"
 
 
 def write_samples(path, seed, times=1):
@@ -190,6 +190,40 @@ def test_where_no_candidate_is_fairer_it_is_said(run):
     ]
 
 
+def test_where_the_groups_are_too_small_nothing_is_said_of_which_is_fairer(run, pytester):
+    pytester.makepyfile("""
+        from qfair_check import assert_fvo_below
+
+        def test_own(qfair_audit):
+            assert_fvo_below(qfair_audit, 0.5, min_group_size=30)
+    """)
+    result = run("--bits=2", "-k", "own", "--qfair-min-group-size=100", "--qfair-insufficient=pass")
+    assert section(result)[0] == (
+        "int2  out/fair_int2.safetensors passes every limit now, and is not known to be fairer than rounding without "
+        "training"
+    )
+
+
+def test_one_conclusion_is_told(run, pytester):
+    pytester.makepyfile("def test_own(qfair): qfair.assert_cosine_distance_below(0)")
+    result = run("--bits=2", "-k", "own")
+    assert section(result)[0] == "int2  out/fair_int2.safetensors does not pass"
+    assert "passes every limit" not in result.stderr.str()
+    assert "remediated" not in result.stdout.str()
+
+
+def test_the_scheme_of_the_gate_is_what_it_is_compared_with(run, pytester):
+    result = run("--bits=2", "--qfair-scheme=absmax/asymmetric", "--qfair-layer-bits=1=2", "--qfair-exclude=0")
+    assert result.ret == 1
+    rounded, made = (Audit.load(pytester.path / "out" / f"fair_int2{end}.json") for end in (".rounded", ""))
+    assert rounded.settings.scheme == "absmax/asymmetric/per-tensor"
+    assert rounded.settings.allocation == "1=int2, exclude 0"
+    assert {layer.name: layer.bits for layer in made.at("asis").weights.layers if layer.bits < 32} == {
+        "1.weight": 2,
+        "2.weight": 2,
+    }
+
+
 def test_limits_by_precision_go_with_the_precision(run):
     result = run("--bits=8,2", "--qfair-max-accuracy-drop=0.9,int2=0.3", "--qfair-max-group-drop=1")
     assert section(result) == [*passed("int2"), STAYS]
@@ -319,6 +353,18 @@ OUT, TRAIN = "--qfair-remediate=out", "--qfair-train-data=train.npz"
             "--qfair-remediate trains at integer bits, and fp16 is all that is gated: give --qfair-bits such as 4",
         ),
         ([OUT, TRAIN], "--qfair-remediate needs the model that it is to train anew: pass --qfair-model FILE"),
+        (
+            [MODEL, DATA, OUT, "--qfair-train-data=./test.npz"],
+            "the training data is what is audited: name another file, or another --qfair-train-split",
+        ),
+        (
+            [MODEL, DATA, TRAIN, OUT, "--qfair-scheme=per-channel"],
+            "the scheme mse/symmetric/per-channel has a step for each channel: training learns one per tensor",
+        ),
+        (
+            ["--qfair-model=demo", "--qfair-train-split=train", OUT],
+            "--qfair-train-split train is of the data in --qfair-train-data, and the demo's own have no column split",
+        ),
     ],
 )
 def test_what_makes_no_sense_ends_the_run_at_once(pytester, trainable, arguments, told):
@@ -327,6 +373,19 @@ def test_what_makes_no_sense_ends_the_run_at_once(pytester, trainable, arguments
     assert result.ret == 4
     result.stderr.fnmatch_lines([f"ERROR: {told}"])
     assert not (pytester.path / "out").exists()
+
+
+@pytest.mark.parametrize("read", ["--qfair-model", "--qfair-data"])
+def test_what_is_read_is_never_written_over(pytester, trainable, read):
+    (trainable / "out").mkdir()
+    (trainable / "out" / "fair_int2.safetensors").write_bytes((trainable / "tiny.safetensors").read_bytes())
+    before = (trainable / "out" / "fair_int2.safetensors").read_bytes()
+    result = pytester.runpytest(MODEL, DATA, TRAIN, OUT, "--bits=2", f"{read}=out/fair_int2.safetensors")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(
+        ["ERROR: out/fair_int2.safetensors is read, and out/fair_int2.safetensors would be written over it: *"]
+    )
+    assert (trainable / "out" / "fair_int2.safetensors").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_at_once(run, monkeypatch):

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 
 import pytest
 import torch
@@ -70,11 +71,35 @@ def test_codes_take_their_bits(saved, tmp_path):
 
 def test_packing_again_changes_nothing(saved, tmp_path):
     once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    again = tmp_path / "again" / twice.name
+    again.parent.mkdir()
     export_quantized(saved, once)
     export_quantized(once, twice)
-    assert {name: value.tolist() for name, value in read(once)[0].items()} == {
-        name: value.tolist() for name, value in read(twice)[0].items()
-    }
+    export_quantized(once, again)
+    assert again.read_bytes() == twice.read_bytes()
+
+
+def test_a_model_behind_a_link_keeps_its_origin(saved, tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    link = folder / "link.safetensors"
+    link.symlink_to(saved)
+    assert audit(link, "demo", "asis").reference.kind == "beside"
+    assert export_quantized(link, folder / "packed.safetensors") == ()
+    assert (folder / "packed.origin.json").exists()
+
+
+def test_where_the_model_cannot_be_written_nothing_is(saved, tmp_path, monkeypatch):
+    folder = tmp_path / "full"
+    folder.mkdir()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qfair_check.inputs.model.replace_file", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        export_quantized(saved, folder / "packed.safetensors")
+    assert list(folder.iterdir()) == []
 
 
 def test_the_origin_goes_along_and_is_left_out_where_it_is_gone(saved, tmp_path):
@@ -95,8 +120,12 @@ def test_the_origin_goes_along_and_is_left_out_where_it_is_gone(saved, tmp_path)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda packed: packed[:-1], "72 codes of 2 bits take 18 bytes, and there are 17 of torch.uint8"),
-        (lambda packed: packed.to(torch.int16), "there are 18 of torch.int16"),
+        (
+            lambda packed: packed[:-1],
+            "72 codes of 2 bits are a row of 18 bytes of uint8, and there is a shape of (17,) ",
+        ),
+        (lambda packed: packed.to(torch.int16), "there is a shape of (18,) and torch.int16"),
+        (lambda packed: packed[None], "there is a shape of (1, 18) and torch.uint8"),
         (lambda packed: torch.full_like(packed, 0b10101010), "codes of 0.weight lie outside its grid of 2 bits"),
     ],
 )
@@ -116,7 +145,7 @@ def test_a_damaged_file_is_one_error(change, told, tmp_path):
     ("shape", "told"),
     [
         (None, "0.weight is packed, and its shape is missing"),
-        ([10**12, 1, 1, 1], "1000000000000 codes of 2 bits take 250000000000 bytes, and there are 18 of torch.uint8"),
+        ([10**12, 1, 1, 1], "1000000000000 codes of 2 bits are a row of 250000000000 bytes of uint8"),
         ([10**12, 10**12], "no tensor has such a shape"),
         ([0, 2**62, 2**62, 3], "no tensor has such a shape"),
         ([10**18] * 300, "no tensor has such a shape"),
@@ -141,7 +170,11 @@ def test_a_forged_shape_is_one_error(shape, told, tmp_path):
 
 @pytest.mark.parametrize(
     ("bits", "told"),
-    [(1, "Expected `int` >= 2"), (9, "Expected `int` <= 8"), (4, "72 codes of 4 bits take 36 bytes, and there are 18")],
+    [
+        (1, "Expected `int` >= 2"),
+        (9, "Expected `int` <= 8"),
+        (4, "72 codes of 4 bits are a row of 36 bytes of uint8, and there is a shape of (18,)"),
+    ],
 )
 def test_another_width_is_one_error(bits, told, tmp_path):
     demo = load_model("demo")
@@ -152,7 +185,7 @@ def test_another_width_is_one_error(bits, told, tmp_path):
     layers = json.loads(metadata["quantized"])
     layers["0.weight"]["bits"] = bits
     save_file(tensors, packed, metadata | {"quantized": json.dumps(layers)})
-    with pytest.raises(InputError, match=f"{told}.*: save the model again"):
+    with pytest.raises(InputError, match=f"{re.escape(told)}.*: save the model again"):
         load_model(packed)
 
 
