@@ -117,10 +117,13 @@ def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench
         return
     held = bench.split.held_out
     offsets = equalizing_offsets(logits, torch.from_numpy(bench.samples.labels[held]).to(logits.device))
-    bias = model.module.get_parameter(name).detach()
+    bias = model.module.get_parameter(name)
+    every = model.module.named_parameters(remove_duplicate=False)
+    names = [other for other, parameter in every if parameter is bias]  # one layer may have two names
     for share in ADJUSTMENTS:
         counts = _counted(logits + share * offsets, bench, held)
-        yield Made(replace(plain, counts=counts, adjusted=share), model, {name: moved_bias(bias, share * offsets)})
+        moved = moved_bias(bias.detach(), share * offsets)
+        yield Made(replace(plain, counts=counts, adjusted=share), model, dict.fromkeys(names, moved))
 
 
 def logits_on(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
