@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qfair_check.inputs.sample import called
 from qfair_check.measure.chunks import CHUNK
-from qfair_check.measure.outputs import logits_of
+from qfair_check.remedy.answer import answered
 from qfair_check.remedy.attach import FrozenModel
 from qfair_check.remedy.batchnorm import reestimate_batchnorm
 from qfair_check.remedy.epoch import without_single
@@ -129,7 +128,7 @@ def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench
 def logits_on(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
     """Return float32 logits of a module in eval mode, shape (samples, classes)."""
     with torch.inference_mode():
-        return torch.cat([logits_of(called(module, batch.inputs), len(batch)).float() for batch in batches])
+        return torch.cat([answered(module, batch.inputs, len(batch)) for batch in batches])
 
 
 def _counted(logits: Tensor, bench: Bench, indices: Integers) -> GroupCounts:

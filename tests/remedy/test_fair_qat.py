@@ -13,7 +13,7 @@ from torch import nn
 
 from qfair_check import audit
 from qfair_check.demo.train import training_data
-from qfair_check.errors import InputError, OptionError
+from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import quantize_model
@@ -328,6 +328,56 @@ def test_models_that_cannot_be_trained_are_refused():
         remediate(nn.Sequential(nn.BatchNorm1d(4)), arrays(), RECIPE)
     with pytest.raises(OptionError, match="the device 'nowhere' cannot be used"):
         remediate(network(), arrays(), replace(RECIPE, device="nowhere"))
+
+
+class Answering(nn.Module):
+    """A model of the tests whose forward pass is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.inner = network()
+        self.forwards = forward
+
+    def forward(self, x):
+        return self.forwards(self.inner, x, self.training)
+
+
+def fails_in_training(inner, x, training):
+    if training:
+        raise ValueError("not made for training")
+    return inner(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "told"),
+    [
+        (lambda inner, x, _: inner(x[:, :3]), r"in eval mode failed on training data, .*\(32, 4\) .*: RuntimeError"),
+        (fails_in_training, "in training mode failed on training data, .*: ValueError: not made for training"),
+        (lambda inner, x, _: inner(x).detach(), "the outputs of the model take no gradient"),
+    ],
+)
+def test_a_model_that_fails_is_named_as_such(forward, told):
+    with pytest.raises(MeasureError, match=told):
+        remediate(Answering(forward), arrays(), RECIPE)
+
+
+def test_a_model_that_changes_its_input_is_trained_as_one_that_does_not():
+    recipe = replace(RECIPE, epochs=2, balance="outputs")
+    x, y, _ = arrays()
+    one = remediate(Answering(lambda inner, x, _: inner(x.mul_(2).sub_(1))), (x, y), recipe)
+    other = remediate(Answering(lambda inner, x, _: inner(x * 2 - 1)), (x, y), recipe)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_a_model_of_another_precision_is_trained_in_float32(kind):
+    module, half = network(), network().to(kind)
+    with torch.no_grad():
+        for value, wanted in zip(module.parameters(), half.parameters(), strict=True):
+            value.copy_(wanted)
+    recipe = replace(RECIPE, epochs=1)
+    assert_same(remediate(module, arrays(), recipe), remediate(half, arrays(), recipe))
+    assert next(half.parameters()).dtype == kind
 
 
 def test_the_demo_at_two_bits_becomes_fairer_than_its_ptq_and_than_fp32():
