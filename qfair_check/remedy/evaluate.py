@@ -69,6 +69,12 @@ def count_correct(module: nn.Module, bench: Bench, indices: Integers) -> GroupCo
     return _counted(logits_on(module, bench.samples.batches(indices, CHUNK, bench.device)), bench, indices)
 
 
+def count_outputs(module: nn.Module, bench: Bench) -> int:
+    """Return how many classes a module in eval mode tells apart."""
+    few = bench.samples.batches(bench.split.held_out[:_TRIED], _TRIED, bench.device)
+    return logits_on(module, few).shape[1]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
     """A candidate, and the quantized model that it is: `model` with some values of its state dict changed."""

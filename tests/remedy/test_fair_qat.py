@@ -319,6 +319,20 @@ def test_weights_of_groups_change_the_result_and_unknown_ones_are_refused():
         remediate(network(), arrays(), replace(RECIPE, group_weights=(("raer", 0.9), ("common", 0.1))))
 
 
+def test_training_data_without_a_class_of_the_model_is_refused_before_it_is_trained_on():
+    x, _, group = arrays()
+    wide = network()
+    wide[6] = nn.Linear(8, 3)
+    shifted = grouped_data(x, np.where(x[:, 0] > 0, "a", "c"), group, classes=["a", "c"])
+    with pytest.raises(InputError, match=r"has 2 classes \(a, c\) and the model 3 outputs"):
+        remediate(wide, shifted, RECIPE)
+    with pytest.raises(InputError, match=r"class '2' \(index 2\), and the model has 2 outputs"):
+        remediate(network(), (x, np.arange(160) % 3, group), RECIPE)
+    one, other = (grouped_data(x, np.where(x[:, 0] > 0, "a", name), group, classes=["a", name]) for name in "bc")
+    with pytest.raises(InputError, match="has the classes a, b and the audited data a, c"):
+        remediate(network(), one, RECIPE, audited=other)
+
+
 def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(InputError, match="plain callable"):
         remediate(lambda x: x, arrays(), RECIPE)
@@ -351,7 +365,7 @@ def fails_in_training(inner, x, training):
 @pytest.mark.parametrize(
     ("forward", "told"),
     [
-        (lambda inner, x, _: inner(x[:, :3]), r"in eval mode failed on training data, .*\(32, 4\) .*: RuntimeError"),
+        (lambda inner, x, _: inner(x[:, :3]), r"in eval mode failed on training data, .*\(8, 4\) .*: RuntimeError"),
         (fails_in_training, "in training mode failed on training data, .*: ValueError: not made for training"),
         (lambda inner, x, _: inner(x).detach(), "the outputs of the model take no gradient"),
     ],
