@@ -150,8 +150,9 @@ def remediate(
     better = chosen.is_trained and all(is_better(chosen, candidate) for candidate in plain)
     if chosen.is_trained and not better:
         notices.append(
-            f"the held-out samples do not show that training is better than rounding: {float(chosen.counts.fvo):.3f} "
-            f"FVO both ways, and the model knew {float(origin.overall_accuracy):.1%} of them before; the audit tells"
+            "the held-out samples do not show that training is better than rounding: it comes to "
+            f"{_told(chosen)}, and rounding to {_told(select(plain))}; the model knew "
+            f"{float(origin.overall_accuracy):.1%} of them before; the audit tells"
         )
     return Remedy(
         module=taken.module,
@@ -167,6 +168,11 @@ def remediate(
         data_bytes=samples.nbytes,
         notices=tuple(notices),
     )
+
+
+def _told(candidate: Candidate) -> str:
+    counts = candidate.counts
+    return f"{float(counts.fvo):.3f} FVO at an overall accuracy of {float(counts.overall_accuracy):.3f}"
 
 
 def _data(given: object, subject: Model) -> Any:

@@ -277,6 +277,29 @@ def test_better_than_ptq_means_better_than_every_rounded_one():
     )
 
 
+def test_rounding_that_is_fairer_and_useless_is_told_with_its_own_numbers():
+    generator = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    group = np.where(np.arange(200) % 4 < 2, "easy", "hard")
+    signal = np.where(group == "easy", 2.0, 0.2) * y
+    x = (generator.normal(size=(200, 4)) + signal[:, None]).astype(np.float32)
+    module = network()
+    with torch.no_grad():
+        module[6].weight.zero_()
+        module[6].bias.copy_(torch.tensor([1.0, 0.0]))  # always the first class: half of each group is wrong
+    recipe = replace(RECIPE, balance="samples", epochs=6, learning_rate=0.1)
+    remedy = remediate(module, (x, y, group), recipe)
+    rounded, counts = remedy.rounded[0].counts, remedy.chosen.counts
+    assert (rounded.fvo, float(rounded.overall_accuracy)) == (0, 0.5)
+    assert counts.fvo > 0
+    assert not remedy.better_than_ptq
+    accuracy = float(counts.overall_accuracy)
+    assert remedy.notices[-1].startswith(
+        f"the held-out samples do not show that training is better than rounding: it comes to {float(counts.fvo):.3f} "
+        f"FVO at an overall accuracy of {accuracy:.3f}, and rounding to 0.000 FVO at an overall accuracy of 0.500; "
+    )
+
+
 def test_training_that_diverges_keeps_the_epochs_before(tmp_path):
     kept = []
 
