@@ -53,10 +53,10 @@ def reestimate_batchnorm(module: nn.Module, batches: Iterable[Sample]) -> nn.Mod
     momenta = [(norm, norm.momentum, norm.num_batches_tracked) for _, norm in _norms(changed)]
     sums = [_Sums(name, norm) for name, norm in _norms(changed)]
     changed.eval()
-    for norm, _, _ in momenta:
+    for norm, _, tracked in momenta:
         norm.train()
         norm.momentum = 1.0  # the running statistics become those of the batch
-        norm.num_batches_tracked = None
+        norm.num_batches_tracked = None if tracked is None else tracked.clone()  # SyncBatchNorm counts in it
     _run(changed, batches, sums)
     for total in sums:
         total.store()

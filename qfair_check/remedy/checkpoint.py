@@ -1,6 +1,7 @@
 """The state of a training run after an epoch, as a file of plain tensors that it goes on from."""
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from qfair_check.remedy.epoch import EpochLoss, Trainee
 from qfair_check.remedy.selection import Candidate, GroupCounts
 
 _FORMAT = 2
+_PARTS = {"format", "hashes", "module", "optimizer", "tracker", "records", "kept", "stopped", "seconds"}
 _WHAT = {"recipe": "another recipe", "data": "other training data", "model": "another model"}
 
 
@@ -147,13 +149,18 @@ def load_checkpoint(path: Path, hashes: Mapping[str, str], trainee: Trainee) -> 
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    refused = f"{path} is no checkpoint of a training run, or damaged: delete it, or name another file"
     try:
+        if zipfile.ZipFile(io.BytesIO(content)).testzip() is not None:  # torch.load checks no checksums
+            raise InputError(refused)
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         of_format = saved["format"]
     except Exception as error:  # a damaged file fails in many ways
-        raise InputError(f"{path} is no checkpoint of a training run: delete it, or name another file") from error
+        raise InputError(refused) from error
     if of_format != _FORMAT:
         raise InputError(f"{path} is a checkpoint of format {of_format}, not {_FORMAT}: delete it to start anew")
+    if saved.keys() != _PARTS:
+        raise InputError(refused)
     other = [what for name, what in _WHAT.items() if saved["hashes"].get(name) != hashes[name]]
     if other:
         raise InputError(

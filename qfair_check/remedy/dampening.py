@@ -232,12 +232,17 @@ class OscillationTracker:
     def shares(self, threshold: float = 0.005) -> dict[str, float]:
         """Return, for each layer, the share of weights followed that oscillate more often than the threshold.
 
+        0 of a layer without weights.
+
         Parameters
         ----------
         threshold : float
             Oscillations per iteration; 0.005 is the authors'.
         """
-        return {name: float((trace.frequency > threshold).double().mean()) for name, trace in self._traces.items()}
+        return {
+            name: int((trace.frequency > threshold).sum()) / max(len(trace.frequency), 1)
+            for name, trace in self._traces.items()
+        }
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return copies of what is remembered of each layer, to go on from later."""

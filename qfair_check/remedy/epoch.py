@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qfair_check.errors import MeasureError
-from qfair_check.inputs.sample import called
-from qfair_check.measure.outputs import logits_of
+from qfair_check.remedy.answer import answered
 from qfair_check.remedy.attach import lsq_layers, step_parameters
 from qfair_check.remedy.budget import Budget
 from qfair_check.remedy.dampening import OscillationTracker, dampen, dampening_coefficient
@@ -152,6 +151,8 @@ def train_epoch(
 
     Raises
     ------
+    MeasureError
+        If the module fails, or its outputs take no gradient.
     DivergedError
         If the loss is NaN or infinite, before it reaches the weights; or weights are, after the epoch.
     """
@@ -166,6 +167,11 @@ def train_epoch(
             group["lr"] = cosine_rate(group["initial_lr"], passed)
         trainee.optimizer.zero_grad(set_to_none=True)
         fitted = _fitted(trainee.module, batch, recipe, weights, teacher)
+        if not fitted.requires_grad:
+            raise MeasureError(
+                "the outputs of the model take no gradient, so that nothing can be trained: its forward pass runs "
+                "under torch.no_grad, or uses none of the parameters with requires_grad"
+            )
         torch.autograd.backward(fitted)
         coefficient = dampening_coefficient(passed, recipe.dampening) if trainee.tracker else 0.0
         extra = float(dampen(trainee.module, coefficient)) if coefficient else 0.0
@@ -240,5 +246,4 @@ def _fitted(
 
 def _outputs(module: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=recipe.amp):
-        outputs = called(module, batch.inputs)
-    return logits_of(outputs, len(batch)).float()
+        return answered(module, batch.inputs, len(batch))

@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qfair_check.inputs.sample import called
 from qfair_check.measure.chunks import CHUNK
-from qfair_check.measure.outputs import logits_of
+from qfair_check.remedy.answer import answered
 from qfair_check.remedy.attach import FrozenModel
 from qfair_check.remedy.batchnorm import reestimate_batchnorm
 from qfair_check.remedy.epoch import without_single
@@ -70,6 +69,12 @@ def count_correct(module: nn.Module, bench: Bench, indices: Integers) -> GroupCo
     return _counted(logits_on(module, bench.samples.batches(indices, CHUNK, bench.device)), bench, indices)
 
 
+def count_outputs(module: nn.Module, bench: Bench) -> int:
+    """Return how many classes a module in eval mode tells apart."""
+    few = bench.samples.batches(bench.split.held_out[:_TRIED], _TRIED, bench.device)
+    return logits_on(module, few).shape[1]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
     """A candidate, and the quantized model that it is: `model` with some values of its state dict changed."""
@@ -117,16 +122,19 @@ def _adjusted(plain: Candidate, model: FrozenModel, logits: Tensor, bench: Bench
         return
     held = bench.split.held_out
     offsets = equalizing_offsets(logits, torch.from_numpy(bench.samples.labels[held]).to(logits.device))
-    bias = model.module.get_parameter(name).detach()
+    bias = model.module.get_parameter(name)
+    every = model.module.named_parameters(remove_duplicate=False)
+    names = [other for other, parameter in every if parameter is bias]  # one layer may have two names
     for share in ADJUSTMENTS:
         counts = _counted(logits + share * offsets, bench, held)
-        yield Made(replace(plain, counts=counts, adjusted=share), model, {name: moved_bias(bias, share * offsets)})
+        moved = moved_bias(bias.detach(), share * offsets)
+        yield Made(replace(plain, counts=counts, adjusted=share), model, dict.fromkeys(names, moved))
 
 
 def logits_on(module: nn.Module, batches: Iterable[Batch]) -> Tensor:
     """Return float32 logits of a module in eval mode, shape (samples, classes)."""
     with torch.inference_mode():
-        return torch.cat([logits_of(called(module, batch.inputs), len(batch)).float() for batch in batches])
+        return torch.cat([answered(module, batch.inputs, len(batch)) for batch in batches])
 
 
 def _counted(logits: Tensor, bench: Bench, indices: Integers) -> GroupCounts:

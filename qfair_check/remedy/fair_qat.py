@@ -16,8 +16,14 @@ from qfair_check.inputs.model import Model, as_model, load_model
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import LearnedGrid
 from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_model
-from qfair_check.remedy.evaluate import Bench, count_correct
-from qfair_check.remedy.holdout import check_groups, overlap_notice, split_by_group
+from qfair_check.remedy.evaluate import Bench, count_correct, count_outputs
+from qfair_check.remedy.holdout import (
+    check_groups,
+    check_outputs,
+    check_same_classes,
+    overlap_notice,
+    split_by_group,
+)
 from qfair_check.remedy.recipe import Recipe
 from qfair_check.remedy.samples import TrainingSamples, digests_of, read_samples
 from qfair_check.remedy.selection import Candidate, GroupCounts, is_better, reason, select
@@ -99,8 +105,9 @@ def remediate(
     Raises
     ------
     InputError
-        If the model has nothing to quantize or to train, a group is absent from the training data or too small, more
-        than 1% of the audited samples are in it, or the checkpoint is another run's or cannot be written.
+        If the model has nothing to quantize or to train, the classes are not its outputs, a group is absent from the
+        training data or too small, more than 1% of the audited samples are in it, or the checkpoint is another run's or
+        cannot be written.
     OptionError
         If the weights of groups, the allocation or the device make no sense.
     MeasureError
@@ -124,6 +131,7 @@ def remediate(
         )
         bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
         given = copy_of(module).float().eval().to(device)
+        check_outputs(samples.labels, samples.classes, count_outputs(given, bench))
         origin = count_correct(given, bench, split.held_out)
         recipe = settled(recipe, given, bench, origin)
         training = Training(subject, module, recipe, bench)
@@ -142,8 +150,9 @@ def remediate(
     better = chosen.is_trained and all(is_better(chosen, candidate) for candidate in plain)
     if chosen.is_trained and not better:
         notices.append(
-            f"the held-out samples do not show that training is better than rounding: {float(chosen.counts.fvo):.3f} "
-            f"FVO both ways, and the model knew {float(origin.overall_accuracy):.1%} of them before; the audit tells"
+            "the held-out samples do not show that training is better than rounding: it comes to "
+            f"{_told(chosen)}, and rounding to {_told(select(plain))}; the model knew "
+            f"{float(origin.overall_accuracy):.1%} of them before; the audit tells"
         )
     return Remedy(
         module=taken.module,
@@ -161,6 +170,11 @@ def remediate(
     )
 
 
+def _told(candidate: Candidate) -> str:
+    counts = candidate.counts
+    return f"{float(counts.fvo):.3f} FVO at an overall accuracy of {float(counts.overall_accuracy):.3f}"
+
+
 def _data(given: object, subject: Model) -> Any:
     return load_data(given, model=subject) if isinstance(given, str | os.PathLike) else as_samples(given)
 
@@ -168,8 +182,9 @@ def _data(given: object, subject: Model) -> Any:
 def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, seed: int) -> Iterator[str]:
     if audited is None:
         return
-    digests, names = digests_of(_data(audited, subject), seed=seed)
-    check_groups(samples.group_names, names)
+    digests, known = digests_of(_data(audited, subject), seed=seed)
+    check_same_classes(samples.classes, known.classes)
+    check_groups(samples.group_names, known.group_names)
     if told := overlap_notice(samples.digests, digests):
         yield told
 

@@ -83,6 +83,47 @@ def check_groups(trained: Sequence[str], audited: Sequence[str]) -> None:
         raise InputError(_absent(absent))
 
 
+def check_outputs(labels: Integers, classes: Sequence[str], outputs: int) -> None:
+    """Refuse training data whose classes are not the outputs of the model.
+
+    Raises
+    ------
+    InputError
+        If a label has no output; or there are fewer names than outputs, so that a class without samples would shift
+        those behind it. Names that are the indices 0, 1, ... may be fewer.
+
+    Examples
+    --------
+    >>> check_outputs(np.array([0, 1]), ["0", "1"], 3)
+    """
+    if len(beyond := labels[labels >= outputs]):
+        label = int(beyond[0])
+        raise InputError(
+            f"the training data has class {classes[label]!r} (index {label}), and the model has {outputs} outputs; "
+            f"labels out of range: {len(beyond)}"
+        )
+    if len(classes) != outputs and not _are_indices(classes):
+        raise InputError(
+            f"the training data has {len(classes)} classes ({', '.join(classes[:8])}) and the model {outputs} outputs: "
+            f"pass --qfair-classes with {outputs} names in the order of the outputs"
+        )
+
+
+def check_same_classes(trained: Sequence[str], audited: Sequence[str]) -> None:
+    """Refuse training data that names the outputs otherwise than the audited data.
+
+    Raises
+    ------
+    InputError
+        Naming both.
+    """
+    if tuple(trained) != tuple(audited) and not _are_indices(trained) and not _are_indices(audited):
+        raise InputError(
+            f"the training data has the classes {', '.join(trained[:8])} and the audited data "
+            f"{', '.join(audited[:8])}: pass --qfair-classes with the names in the order of the model's outputs"
+        )
+
+
 def overlap_notice(trained: Sequence[bytes], audited: Sequence[bytes]) -> str | None:
     """Say how many audited samples are also trained on, by the digests of their inputs; None if there are none.
 
@@ -107,6 +148,10 @@ def overlap_notice(trained: Sequence[bytes], audited: Sequence[bytes]) -> str | 
             "the training data"
         )
     return f"{told}: {'its' if shared == 1 else 'their'} accuracy tells nothing of new samples"
+
+
+def _are_indices(classes: Sequence[str]) -> bool:
+    return tuple(classes) == tuple(map(str, range(len(classes))))
 
 
 def _absent(names: Sequence[str]) -> str:

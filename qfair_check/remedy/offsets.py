@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from qfair_check.errors import InputError
 from qfair_check.gaps import accuracy_gap
-from qfair_check.inputs.sample import Sample, called, size
-from qfair_check.measure.outputs import logits_of
+from qfair_check.inputs.sample import Sample, size
 from qfair_check.quantize.model import copy_of
+from qfair_check.remedy.answer import answered
 from qfair_check.remedy.selection import GroupCounts
 
 _STEPS = 200
@@ -134,4 +134,4 @@ def _possible(module: nn.Module, classes: int) -> Iterator[tuple[str, nn.Paramet
 
 
 def _logits(module: nn.Module, batch: Sample) -> Tensor:
-    return logits_of(called(module, batch), size(batch))
+    return answered(module, batch, size(batch))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qfair_check.errors import InputError
-from qfair_check.inputs.grouped import Roster
+from qfair_check.inputs.grouped import GroupedData, Roster
 from qfair_check.inputs.sample import Sample, mapped, parts
 from qfair_check.measure.chunks import CHUNK, Chunk, Samples, chunks, data_sha256
 
@@ -133,8 +133,8 @@ def read_samples(
     )
 
 
-def digests_of(data: Samples, *, seed: int = 0) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Return the sha256 of each sample's input and the names of all groups; no sample is kept.
+def digests_of(data: Samples, *, seed: int = 0) -> tuple[tuple[bytes, ...], GroupedData]:
+    """Return the sha256 of each sample's input, and the data with the names of all groups; no sample is kept.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def digests_of(data: Samples, *, seed: int = 0) -> tuple[tuple[bytes, ...], tupl
     with closing(_stream(data, roster, seed)) as stream:
         for chunk in stream:
             found += _digests(chunk)
-    return tuple(found), roster.finish()[0].group_names
+    return tuple(found), roster.finish()[0]
 
 
 def _stream(data: Samples, roster: Roster, seed: int) -> Generator[Chunk]:

@@ -172,7 +172,7 @@ class Training:
 
     def _with_grid(self, module: nn.Module, allocation: Allocation) -> nn.Module:
         example = self.bench.samples.take(self.bench.split.fit[:1], self.bench.device)
-        on_device = copy_of(module).to(self.bench.device)
+        on_device = copy_of(module).float().to(self.bench.device)
         return attach_lsq(on_device, self.recipe.bits, self.recipe.scheme, allocation=allocation, batch=example.inputs)
 
 

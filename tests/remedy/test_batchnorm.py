@@ -167,3 +167,12 @@ def test_a_batch_without_variance():
         "a batch gives 0 a single value of each channel, which has no variance: give larger batches, and leave out "
         "a last one of a single sample (drop_last=True)"
     )
+
+
+def test_synchronized_layers_of_one_process_are_batchnorm():
+    given_batches = batches(4, [8, 5], 3, 4, 4)
+    one = reestimate_batchnorm(nn.BatchNorm2d(3), given_batches)
+    other = reestimate_batchnorm(nn.SyncBatchNorm(3), given_batches)
+    assert torch.equal(one.running_mean, other.running_mean)
+    assert torch.equal(one.running_var, other.running_var)
+    assert other.num_batches_tracked == 0

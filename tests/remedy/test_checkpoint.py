@@ -80,11 +80,21 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     _, trainee, _, progressed = made()
     path = tmp_path / "run.pt"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="is no checkpoint of a training run: delete it, or name another file"):
+    with pytest.raises(InputError, match="is no checkpoint of a training run, or damaged: delete it, or name another"):
         load_checkpoint(path, HASHES, trainee)
     save_checkpoint(path, HASHES, trainee, progressed)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(InputError, match="is no checkpoint"):
+        load_checkpoint(path, HASHES, trainee)
+    save_checkpoint(path, HASHES, trainee, progressed)
+    content = path.read_bytes()
+    weights = trainee.module.state_dict()["0.parametrizations.weight.original"].numpy().tobytes()
+    where = content.index(weights) + 1
+    path.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    with pytest.raises(InputError, match="or damaged"):
+        load_checkpoint(path, HASHES, trainee)
+    torch.save({"format": 2}, path)
+    with pytest.raises(InputError, match="or damaged"):
         load_checkpoint(path, HASHES, trainee)
     torch.save({"format": 99}, path)
     with pytest.raises(InputError, match="format 99, not 2"):

@@ -282,3 +282,10 @@ def test_a_drift_in_one_direction_is_no_oscillation():
 def test_a_momentum_out_of_range(momentum):
     with pytest.raises(OptionError, match="it is above 0 and at most 1"):
         OscillationTracker(attached(1), momentum)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_weights_has_none_that_oscillate():
+    tracker = OscillationTracker(attach_lsq(nn.Linear(0, 2), 3, allocation=Allocation()))
+    tracker.update()
+    assert tracker.shares() == {"weight": 0.0}

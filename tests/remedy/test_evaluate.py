@@ -110,6 +110,30 @@ def test_adjusted_candidates_are_the_model_with_its_bias_moved():
     assert torch.equal(frozen.module[0].bias, bias)
 
 
+class TwoNames(nn.Module):
+    """A layer of outputs that has two names, and so its bias in the state dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = leaning().module[0]
+        self.head = self.inner
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_a_bias_of_two_names_is_moved_under_both():
+    bench, module = bench_of_classes(), TwoNames().eval()
+    frozen = freeze_lsq(attach_lsq(module, 8, allocation=Allocation()))
+    _, *moved = made_candidates(frozen, bench, 1, adjusts=True)
+    assert len(moved) == len(ADJUSTMENTS)
+    for made in moved:
+        changed = copy.deepcopy(frozen.module)
+        saved = {name: value.clone() for name, value in changed.state_dict().items()}
+        changed.load_state_dict({**saved, **made.changed})
+        assert count_correct(changed, bench, bench.split.held_out) == made.candidate.counts
+
+
 def test_nothing_is_adjusted_unless_classes_are_groups_and_the_outputs_are_finite():
     assert bench_of_classes().classes_are_groups
     assert not bench_of().classes_are_groups

@@ -13,7 +13,7 @@ from torch import nn
 
 from qfair_check import audit
 from qfair_check.demo.train import training_data
-from qfair_check.errors import InputError, OptionError
+from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import quantize_model
@@ -277,6 +277,29 @@ def test_better_than_ptq_means_better_than_every_rounded_one():
     )
 
 
+def test_rounding_that_is_fairer_and_useless_is_told_with_its_own_numbers():
+    generator = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    group = np.where(np.arange(200) % 4 < 2, "easy", "hard")
+    signal = np.where(group == "easy", 2.0, 0.2) * y
+    x = (generator.normal(size=(200, 4)) + signal[:, None]).astype(np.float32)
+    module = network()
+    with torch.no_grad():
+        module[6].weight.zero_()
+        module[6].bias.copy_(torch.tensor([1.0, 0.0]))  # always the first class: half of each group is wrong
+    recipe = replace(RECIPE, balance="samples", epochs=6, learning_rate=0.1)
+    remedy = remediate(module, (x, y, group), recipe)
+    rounded, counts = remedy.rounded[0].counts, remedy.chosen.counts
+    assert (rounded.fvo, float(rounded.overall_accuracy)) == (0, 0.5)
+    assert counts.fvo > 0
+    assert not remedy.better_than_ptq
+    accuracy = float(counts.overall_accuracy)
+    assert remedy.notices[-1].startswith(
+        f"the held-out samples do not show that training is better than rounding: it comes to {float(counts.fvo):.3f} "
+        f"FVO at an overall accuracy of {accuracy:.3f}, and rounding to 0.000 FVO at an overall accuracy of 0.500; "
+    )
+
+
 def test_training_that_diverges_keeps_the_epochs_before(tmp_path):
     kept = []
 
@@ -319,6 +342,20 @@ def test_weights_of_groups_change_the_result_and_unknown_ones_are_refused():
         remediate(network(), arrays(), replace(RECIPE, group_weights=(("raer", 0.9), ("common", 0.1))))
 
 
+def test_training_data_without_a_class_of_the_model_is_refused_before_it_is_trained_on():
+    x, _, group = arrays()
+    wide = network()
+    wide[6] = nn.Linear(8, 3)
+    shifted = grouped_data(x, np.where(x[:, 0] > 0, "a", "c"), group, classes=["a", "c"])
+    with pytest.raises(InputError, match=r"has 2 classes \(a, c\) and the model 3 outputs"):
+        remediate(wide, shifted, RECIPE)
+    with pytest.raises(InputError, match=r"class '2' \(index 2\), and the model has 2 outputs"):
+        remediate(network(), (x, np.arange(160) % 3, group), RECIPE)
+    one, other = (grouped_data(x, np.where(x[:, 0] > 0, "a", name), group, classes=["a", name]) for name in "bc")
+    with pytest.raises(InputError, match="has the classes a, b and the audited data a, c"):
+        remediate(network(), one, RECIPE, audited=other)
+
+
 def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(InputError, match="plain callable"):
         remediate(lambda x: x, arrays(), RECIPE)
@@ -328,6 +365,56 @@ def test_models_that_cannot_be_trained_are_refused():
         remediate(nn.Sequential(nn.BatchNorm1d(4)), arrays(), RECIPE)
     with pytest.raises(OptionError, match="the device 'nowhere' cannot be used"):
         remediate(network(), arrays(), replace(RECIPE, device="nowhere"))
+
+
+class Answering(nn.Module):
+    """A model of the tests whose forward pass is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.inner = network()
+        self.forwards = forward
+
+    def forward(self, x):
+        return self.forwards(self.inner, x, self.training)
+
+
+def fails_in_training(inner, x, training):
+    if training:
+        raise ValueError("not made for training")
+    return inner(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "told"),
+    [
+        (lambda inner, x, _: inner(x[:, :3]), r"in eval mode failed on training data, .*\(8, 4\) .*: RuntimeError"),
+        (fails_in_training, "in training mode failed on training data, .*: ValueError: not made for training"),
+        (lambda inner, x, _: inner(x).detach(), "the outputs of the model take no gradient"),
+    ],
+)
+def test_a_model_that_fails_is_named_as_such(forward, told):
+    with pytest.raises(MeasureError, match=told):
+        remediate(Answering(forward), arrays(), RECIPE)
+
+
+def test_a_model_that_changes_its_input_is_trained_as_one_that_does_not():
+    recipe = replace(RECIPE, epochs=2, balance="outputs")
+    x, y, _ = arrays()
+    one = remediate(Answering(lambda inner, x, _: inner(x.mul_(2).sub_(1))), (x, y), recipe)
+    other = remediate(Answering(lambda inner, x, _: inner(x * 2 - 1)), (x, y), recipe)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_a_model_of_another_precision_is_trained_in_float32(kind):
+    module, half = network(), network().to(kind)
+    with torch.no_grad():
+        for value, wanted in zip(module.parameters(), half.parameters(), strict=True):
+            value.copy_(wanted)
+    recipe = replace(RECIPE, epochs=1)
+    assert_same(remediate(module, arrays(), recipe), remediate(half, arrays(), recipe))
+    assert next(half.parameters()).dtype == kind
 
 
 def test_the_demo_at_two_bits_becomes_fairer_than_its_ptq_and_than_fp32():

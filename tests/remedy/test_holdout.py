@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfair_check.errors import InputError, OptionError
-from qfair_check.remedy.holdout import check_groups, overlap_notice, split_by_group
+from qfair_check.remedy.holdout import check_groups, check_outputs, check_same_classes, overlap_notice, split_by_group
 
 
 @given(
@@ -60,3 +60,20 @@ def test_an_overlap_warns_up_to_one_percent():
     assert told == "2 of 200 audited samples are also in the training data: their accuracy tells nothing of new samples"
     with pytest.raises(InputError, match=r"^3 of 200 audited samples are also in the training data, above 1%"):
         overlap_notice(trained, [*trained[:3], *fresh[:197]])
+
+
+def test_classes_that_are_not_the_outputs_are_refused():
+    check_outputs(np.array([0, 2]), ["a", "b", "c"], 3)
+    check_outputs(np.array([0, 1]), ["0", "1"], 3)  # indices mean the same whatever is absent
+    with pytest.raises(InputError, match=r"has 2 classes \(a, c\) and the model 3 outputs: pass .* 3 names"):
+        check_outputs(np.array([0, 1]), ["a", "c"], 3)
+    with pytest.raises(InputError, match=r"class 'c' \(index 2\), and the model has 2 outputs; .* range: 2"):
+        check_outputs(np.array([0, 2, 1, 2]), ["a", "b", "c"], 2)
+
+
+def test_classes_of_other_names_than_the_audited_ones_are_refused():
+    check_same_classes(["a", "b"], ["a", "b"])
+    check_same_classes(["0", "1"], ["a", "b"])
+    check_same_classes(["a", "b"], ["0"])
+    with pytest.raises(InputError, match=r"has the classes a, b, d and the audited data a, b, c: pass"):
+        check_same_classes(["a", "b", "d"], ["a", "b", "c"])

@@ -52,10 +52,10 @@ def test_the_hash_is_that_of_an_audit():
 def test_digests_tell_samples_apart_wherever_they_stand():
     x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     once, _ = digests_of(grouped_data(x, np.zeros(100, np.int64)))
-    reversed_, names = digests_of(grouped_data(x[::-1].copy(), np.zeros(100, np.int64)))
+    reversed_, known = digests_of(grouped_data(x[::-1].copy(), np.zeros(100, np.int64)))
     assert len(set(once)) == 100
     assert once == reversed_[::-1]
-    assert names == ("0",)
+    assert known.group_names == ("0",)
     assert read_samples(grouped_data(x, np.zeros(100, np.int64))).digests == once
 
 
