@@ -120,12 +120,19 @@ def remediate(
     >>> [record.epoch for record in remedy.epochs], sorted(remedy.grids)
     ([1, 2], ['0.weight', '2.weight'])
     """
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise InputError(f"the folder of the checkpoint {checkpoint} is not there: make it, before anything is trained")
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
     module = _trainable(subject, recipe)
     device = _device(recipe.device)
     with _own_random_state(device):
         samples = train if isinstance(train, TrainingSamples) else read_samples(_data(train, subject), seed=recipe.seed)
         notices = [*samples.notices, *_audited_notices(audited, subject, samples, recipe.seed)]
+        if recipe.is_fair and len(samples.group_names) == 1:
+            notices.append(
+                f"the training data has one group, {samples.group_names[0]}: there is no gap to close, and epochs are "
+                "chosen by accuracy alone"
+            )
         split = split_by_group(
             samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed
         )

@@ -417,6 +417,33 @@ def test_a_model_of_another_precision_is_trained_in_float32(kind):
     assert next(half.parameters()).dtype == kind
 
 
+def test_volumes_are_trained_in_bfloat16():
+    x = np.random.default_rng(0).normal(size=(24, 1, 4, 5, 6)).astype(np.float32)
+    module = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    remedy = remediate(module, (x, np.arange(24) % 2), replace(RECIPE, epochs=1, amp=True))
+    assert len(remedy.epochs) == 1
+
+
+def test_vectors_cannot_be_changed_as_images_are():
+    with pytest.raises(InputError, match="holds no images, which flip and shift would change"):
+        remediate(network(), arrays(), replace(RECIPE, augmentation=("flip", "shift")))
+
+
+def test_a_checkpoint_in_a_folder_that_is_not_there_is_refused_before_training(tmp_path):
+    told = []
+    with pytest.raises(InputError, match=r"the folder of the checkpoint .* is not there"):
+        remediate(network(), arrays(), RECIPE, checkpoint=tmp_path / "none" / "run.pt", progress=told.append)
+    assert not told
+
+
+def test_a_single_group_has_no_gap_to_close_and_that_is_said():
+    x, y, _ = arrays()
+    alone = (x, y, np.full(160, "all"))
+    assert "has one group, all: there is no gap to close" in remediate(network(), alone, RECIPE).notices[0]
+    plain = remediate(network(), alone, replace(RECIPE, strategy="mpqat"))
+    assert not any("one group" in notice for notice in plain.notices)
+
+
 def test_the_demo_at_two_bits_becomes_fairer_than_its_ptq_and_than_fp32():
     remedy = remediate("demo", training_data(), Recipe.of("fair-qat", 2), audited="demo")
     origin = audit("demo", "demo", 2)
