@@ -22,6 +22,7 @@ from qfair_check.remedy.holdout import (
     check_outputs,
     check_same_classes,
     overlap_notice,
+    repeated_notice,
     split_by_group,
 )
 from qfair_check.remedy.recipe import Recipe
@@ -136,6 +137,8 @@ def remediate(
         split = split_by_group(
             samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed
         )
+        if told := repeated_notice(samples.digests, split):
+            notices.append(told)
         bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
         given = copy_of(module).float().eval().to(device)
         check_outputs(samples.labels, samples.classes, count_outputs(given, bench))

@@ -205,6 +205,16 @@ def test_a_checkpoint_of_another_run_is_refused(changes, told, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_samples_that_are_there_twice_are_told():
+    x, y, group = arrays()
+    twice = tuple(np.concatenate([part, part[:40]]) for part in (x, y, group))
+    (notice,) = [told for told in remediate(network(), twice, RECIPE).notices if "the same input" in told]
+    split = split_by_group(twice[1], (twice[2] == "rare").astype(int), ["common", "rare"], share=0.2, seed=0)
+    apart = sum(index % 160 in split.fit % 160 for index in split.held_out.tolist())
+    assert notice.startswith(f"{apart} of {len(split.held_out)} held-out samples have the same input as one that")
+    assert not any("the same input" in told for told in remediate(network(), arrays(), RECIPE).notices)
+
+
 @pytest.mark.parametrize("strategy", ["fair-base", "mpqat", "fair-qat"])
 def test_held_out_samples_are_never_trained_on(strategy, monkeypatch):
     monkeypatch.setattr(Watched, "seen", set())
