@@ -13,6 +13,7 @@ from torch import nn
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
+from qfair_check.measure.run import check_precisions
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import LearnedGrid
 from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_model
@@ -110,7 +111,7 @@ def remediate(
         training data or too small, more than 1% of the audited samples are in it, or the checkpoint is another run's or
         cannot be written.
     OptionError
-        If the weights of groups, the allocation or the device make no sense.
+        If the weights of groups, the allocation or the device make no sense, or the model lies on a grid already.
     MeasureError
         If the model gives no logits.
 
@@ -124,6 +125,7 @@ def remediate(
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
         raise InputError(f"the folder of the checkpoint {checkpoint} is not there: make it, before anything is trained")
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
+    check_precisions(subject, [recipe.bits])
     module = _trainable(subject, recipe)
     device = _device(recipe.device)
     with _own_random_state(device):

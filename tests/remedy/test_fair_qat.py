@@ -15,6 +15,8 @@ from qfair_check import audit
 from qfair_check.demo.train import training_data
 from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
+from qfair_check.inputs.model import Model
+from qfair_check.inputs.quantized_file import StoredGrid
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import quantize_model
 from qfair_check.remedy.checkpoint import EpochRecord
@@ -425,6 +427,15 @@ def test_a_model_of_another_precision_is_trained_in_float32(kind):
     recipe = replace(RECIPE, epochs=1)
     assert_same(remediate(module, arrays(), recipe), remediate(half, arrays(), recipe))
     assert next(half.parameters()).dtype == kind
+
+
+def test_a_model_on_a_grid_of_its_own_is_refused():
+    weight = quantize_model(network(), 4).grids["0.weight"].tensor
+    grid = StoredGrid(4, "symmetric", weight.codes.to(torch.int8), weight.scale, weight.zero_point.to(torch.int8))
+    with pytest.raises(
+        OptionError, match="lies on a grid of its own already, of 4 bits, and cannot be quantized again"
+    ):
+        remediate(Model(network(), grids={"0.weight": grid}), arrays(), RECIPE)
 
 
 def test_volumes_are_trained_in_bfloat16():
