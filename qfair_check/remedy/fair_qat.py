@@ -13,6 +13,7 @@ from torch import nn
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
+from qfair_check.inputs.wording import listed
 from qfair_check.measure.run import check_precisions
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import LearnedGrid
@@ -197,6 +198,8 @@ def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, 
     digests, known = digests_of(_data(audited, subject), seed=seed)
     check_same_classes(samples.classes, known.classes)
     check_groups(samples.group_names, known.group_names)
+    if extra := [name for name in samples.group_names if name not in known.group_names]:
+        yield f"the gap that epochs are chosen by has groups that the audited data lacks: {listed(extra)}"
     if told := overlap_notice(samples.digests, digests):
         yield told
 

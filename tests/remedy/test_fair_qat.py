@@ -346,6 +346,14 @@ def test_audited_data_is_looked_at_for_overlap_and_groups_alone():
         remediate(network(), (x, y, group), RECIPE, audited=(fresh, labels, names))
 
 
+def test_a_group_that_is_trained_on_and_not_audited_is_told():
+    x, y, group = arrays()
+    wider = np.where(np.arange(160) % 7 == 0, "third", group)
+    fresh = arrays(seed=9)
+    (notice,) = [told for told in remediate(network(), (x, y, wider), RECIPE, audited=fresh).notices if "third" in told]
+    assert notice == "the gap that epochs are chosen by has groups that the audited data lacks: third"
+
+
 def test_weights_of_groups_change_the_result_and_unknown_ones_are_refused():
     weighted = replace(RECIPE, group_weights=(("rare", 0.9), ("common", 0.1)))
     plain, changed = (remediate(network(), arrays(), recipe) for recipe in (RECIPE, weighted))
