@@ -18,7 +18,8 @@ class TrainingEpoch:
     Parameters
     ----------
     loss : float
-        Mean cross-entropy while it was trained.
+        What was minimized, the mean over its samples: cross-entropy, times group weights and mixed with distillation
+        where the strategy has these; dampening is left out.
     fit, held_out : tuple of int
         Right answers of each group, in the order of `TrainingRecord.groups`, among samples that are trained on and
         among those held out.

@@ -164,7 +164,8 @@ def from_tensors(
         origin = msgspec.json.decode(metadata.get(_ORIGIN, "null"), type=Origin | None)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"the metadata of {path} cannot be read ({error}): save the model again") from error
-    if origin and origin.audit and Path(origin.audit).name != origin.audit:
+    named = None if origin is None else origin.audit
+    if named is not None and (named in ("", "..") or Path(named).name != named):
         raise InputError(f"the metadata of {path} name an audit in another folder: it was edited; save the model again")
     plain = dict(state)
     grids = {}

@@ -17,13 +17,15 @@ _SIDE_PER_PIXEL = 16
 _SMALLEST_SIDE = 2 * _SIDE_PER_PIXEL
 
 
-def applicable(inputs: Sample) -> tuple[Augmentation, ...]:
-    """Return the ways in which inputs can be changed: all for images, none for other data.
+def are_images(inputs: Sample) -> bool:
+    """Whether inputs are one floating tensor of four axes: samples, channels, height, width."""
+    return isinstance(inputs, Tensor) and inputs.ndim == _IMAGE_AXES and inputs.is_floating_point()
 
-    Images are one floating tensor of four axes whose sides are at least 32 pixels.
-    """
-    is_image = isinstance(inputs, Tensor) and inputs.ndim == _IMAGE_AXES and inputs.is_floating_point()
-    return AUGMENTATIONS if is_image and min(inputs.shape[2:]) >= _SMALLEST_SIDE else ()  # type: ignore[union-attr]
+
+def applicable(inputs: Sample) -> tuple[Augmentation, ...]:
+    """Return the ways in which inputs can be changed: all for images with sides of at least 32 pixels, else none."""
+    large = are_images(inputs) and min(inputs.shape[2:]) >= _SMALLEST_SIDE  # type: ignore[union-attr]
+    return AUGMENTATIONS if large else ()
 
 
 def augmented(inputs: Tensor, kinds: Sequence[Augmentation], generator: torch.Generator) -> Tensor:

@@ -44,7 +44,16 @@ class Trainee:
 
 @dataclass(frozen=True, slots=True)
 class EpochLoss:
-    """Mean over the samples of an epoch: cross-entropy, and dampening loss times its coefficient."""
+    """Mean over the samples of an epoch.
+
+    Parameters
+    ----------
+    cross_entropy : float
+        What is minimized but for dampening: with group weights G times the weighted one, with distillation the mix of
+        both.
+    dampening : float
+        Its loss times its coefficient.
+    """
 
     cross_entropy: float
     dampening: float
@@ -144,7 +153,8 @@ def train_epoch(
     per_epoch : int
         Batches in an epoch.
     budget : Budget
-        Rates and coefficients follow the fraction of it that has passed; where it is used up the epoch ends.
+        Rates and coefficients follow the fraction of it that has passed; where it is used up the epoch ends, after its
+        first batch at the soonest.
     teacher : torch.nn.Module, optional
         In eval mode; its outputs are part of the target where the recipe distils.
     progress : callable, optional
@@ -160,8 +170,8 @@ def train_epoch(
     total = damped = 0.0
     seen = 0
     for index, batch in enumerate(batches):
-        passed = budget.passed(epoch * per_epoch + index)
-        if passed >= 1:
+        passed = min(budget.passed(epoch * per_epoch + index), 1.0)
+        if passed == 1 and seen:  # an epoch of no batch would have no loss
             break
         for group in trainee.optimizer.param_groups:
             group["lr"] = cosine_rate(group["initial_lr"], passed)

@@ -13,6 +13,8 @@ from torch import nn
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
+from qfair_check.inputs.wording import listed
+from qfair_check.measure.run import check_precisions
 from qfair_check.quantize.model import copy_of
 from qfair_check.remedy.attach import LearnedGrid
 from qfair_check.remedy.checkpoint import EpochRecord, Progressed, frozen_model
@@ -22,6 +24,7 @@ from qfair_check.remedy.holdout import (
     check_outputs,
     check_same_classes,
     overlap_notice,
+    repeated_notice,
     split_by_group,
 )
 from qfair_check.remedy.recipe import Recipe
@@ -109,7 +112,7 @@ def remediate(
         training data or too small, more than 1% of the audited samples are in it, or the checkpoint is another run's or
         cannot be written.
     OptionError
-        If the weights of groups, the allocation or the device make no sense.
+        If the weights of groups, the allocation or the device make no sense, or the model lies on a grid already.
     MeasureError
         If the model gives no logits.
 
@@ -120,15 +123,25 @@ def remediate(
     >>> [record.epoch for record in remedy.epochs], sorted(remedy.grids)
     ([1, 2], ['0.weight', '2.weight'])
     """
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise InputError(f"the folder of the checkpoint {checkpoint} is not there: make it, before anything is trained")
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
+    check_precisions(subject, [recipe.bits])
     module = _trainable(subject, recipe)
     device = _device(recipe.device)
     with _own_random_state(device):
         samples = train if isinstance(train, TrainingSamples) else read_samples(_data(train, subject), seed=recipe.seed)
         notices = [*samples.notices, *_audited_notices(audited, subject, samples, recipe.seed)]
+        if recipe.is_fair and len(samples.group_names) == 1:
+            notices.append(
+                f"the training data has one group, {samples.group_names[0]}: there is no gap to close, and epochs are "
+                "chosen by accuracy alone"
+            )
         split = split_by_group(
             samples.labels, samples.groups, samples.group_names, share=recipe.held_out, seed=recipe.seed
         )
+        if told := repeated_notice(samples.digests, split):
+            notices.append(told)
         bench = Bench(samples, split, device, recipe.batch_size, recipe.seed)
         given = copy_of(module).float().eval().to(device)
         check_outputs(samples.labels, samples.classes, count_outputs(given, bench))
@@ -185,6 +198,8 @@ def _audited_notices(audited: object, subject: Model, samples: TrainingSamples, 
     digests, known = digests_of(_data(audited, subject), seed=seed)
     check_same_classes(samples.classes, known.classes)
     check_groups(samples.group_names, known.group_names)
+    if extra := [name for name in samples.group_names if name not in known.group_names]:
+        yield f"the gap that epochs are chosen by has groups that the audited data lacks: {listed(extra)}"
     if told := overlap_notice(samples.digests, digests):
         yield told
 

@@ -150,6 +150,24 @@ def overlap_notice(trained: Sequence[bytes], audited: Sequence[bytes]) -> str | 
     return f"{told}: {'its' if shared == 1 else 'their'} accuracy tells nothing of new samples"
 
 
+def repeated_notice(digests: Sequence[bytes], split: Split) -> str | None:
+    """Say how many held-out samples have an input that is trained on too; None if none has.
+
+    Examples
+    --------
+    >>> repeated_notice([b"a", b"b", b"a"], Split(np.array([0]), np.array([1, 2])))
+    '1 of 2 held-out samples has the same input as one that is trained on, and choose as if they were new'
+    """
+    trained = {digests[index] for index in split.fit}
+    repeated = sum(digests[index] in trained for index in split.held_out)
+    if not repeated:
+        return None
+    return (
+        f"{repeated:,} of {len(split.held_out):,} held-out samples {'has' if repeated == 1 else 'have'} the same input "
+        "as one that is trained on, and choose as if they were new"
+    )
+
+
 def _are_indices(classes: Sequence[str]) -> bool:
     return tuple(classes) == tuple(map(str, range(len(classes))))
 

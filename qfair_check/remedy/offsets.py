@@ -101,15 +101,16 @@ def output_bias(module: nn.Module, batch: Sample) -> str | None:
     tried = copy_of(module).eval()
     with torch.no_grad():
         before = _logits(tried, batch)
+        scale = float(before.abs().mean() + 1)
         for name, parameter in reversed(list(_possible(tried, before.shape[1]))):
             kept = parameter.clone()
-            added = torch.linspace(-1, 2, parameter.numel() + 1, device=kept.device)[1:].to(kept.dtype)
+            added = scale * torch.linspace(-1, 2, parameter.numel() + 1, device=kept.device)[1:].to(kept.dtype)
             parameter.add_(added)
             moved = _logits(tried, batch) - before
             parameter.copy_(kept)
             whole = parameter.numel() == before.shape[1]
             expected = added if whole else torch.stack([added.new_zeros(()), added[0]])
-            if torch.allclose(moved, expected.expand_as(moved), rtol=1e-3, atol=1e-3 * float(before.abs().mean() + 1)):
+            if torch.allclose(moved, expected.expand_as(moved), rtol=1e-3, atol=1e-3 * scale):
                 return name
     return None
 

@@ -19,6 +19,7 @@ Balance = Literal["samples", "outputs"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 _LOW_BITS = 2
 _MANY_EPOCHS = 100_000
+_SEEDS = 2**32
 _LEAST_ERROR = Scheme("mse")
 _RATES: dict[Optimizer, float] = {"sgd": 0.01, "adam": 0.001}
 
@@ -115,6 +116,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "patience"):
             _check_whole(name, getattr(self, name), 1)
         _check_whole("seed", self.seed, 0)
+        if self.seed >= _SEEDS:
+            raise OptionError(f"seed is {self.seed}: give a number below 2^32")
         for name in ("learning_rate", "step_learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise OptionError(f"{name} is {getattr(self, name):g}: give a number above 0")

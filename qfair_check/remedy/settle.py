@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qfair_check.errors import InputError
 from qfair_check.measure.chunks import CHUNK
-from qfair_check.remedy.augment import Augmentation, applicable, augmented
+from qfair_check.remedy.augment import Augmentation, applicable, are_images, augmented
 from qfair_check.remedy.evaluate import Bench, logits_on, movable_output
 from qfair_check.remedy.recipe import Balance, Recipe
 from qfair_check.remedy.selection import GroupCounts
@@ -32,10 +32,15 @@ def settled(recipe: Recipe, given: nn.Module, bench: Bench, origin: GroupCounts)
     Raises
     ------
     InputError
-        If outputs are to be balanced and cannot be.
+        If outputs are to be balanced and cannot be, or images are to be changed and there are none.
     """
     if recipe.strategy == "ptq":
         return recipe
+    if recipe.augmentation and not are_images(bench.samples.inputs):
+        raise InputError(
+            f"the training data holds no images, which {' and '.join(recipe.augmentation)} would change: leave out the "
+            "augmentation"
+        )
     balance = _balance(recipe, given, bench, origin)
     distillation, kinds = recipe.distillation, recipe.augmentation
     if distillation is None:

@@ -150,7 +150,10 @@ class Training:
 
     def _laid_out(self, module: nn.Module) -> nn.Module:
         """Put channels last where bfloat16 is used: its convolutions are fastest so."""
-        return module.to(memory_format=torch.channels_last) if self.recipe.amp else module
+        if self.recipe.amp:
+            for parameter in module.parameters():
+                parameter.data = self._last(parameter.data)
+        return module
 
     @staticmethod
     def _last(part: Tensor) -> Tensor:

@@ -107,9 +107,10 @@ def test_damaged_metadata_are_told(saved, damage):
     assert told(saved).endswith("save the model again")
 
 
-def test_an_audit_elsewhere_is_not_followed(saved):
+@pytest.mark.parametrize("name", ["../other.json", "..", ".", "", "/other.json"])
+def test_an_audit_elsewhere_is_not_followed(saved, name):
     tensors, metadata = read(saved)
-    origin = json.dumps({"sha256": "a" * 64, "audit": "../other.json"})
+    origin = json.dumps({"sha256": "a" * 64, "audit": name})
     save_file(tensors, saved, metadata | {"origin": origin})
     assert "name an audit in another folder" in told(saved)
 

@@ -189,6 +189,22 @@ def test_an_epoch_ends_where_the_time_is_over_and_rates_follow_the_clock():
     assert told.cross_entropy > 0
 
 
+def test_an_epoch_that_starts_when_the_time_is_over_has_the_loss_of_one_batch():
+    clock = iter([0.0, 10.0, 11.0, 12.0]).__next__
+    recipe = replace(PLAIN, dampening=0.1)
+    module = attach_lsq(network(), 3, allocation=Allocation())
+    told = trained(
+        trainee_of(module, recipe),
+        [batch_of()] * 3,
+        recipe,
+        None,
+        epoch=1,
+        per_epoch=3,
+        budget=Seconds.start(10.0, clock=clock),
+    )
+    assert told.cross_entropy > 0
+
+
 def test_bfloat16_is_of_layers_alone_and_near_float32():
     module, batch = network(), batch_of(64)
     seen = []

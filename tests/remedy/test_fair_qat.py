@@ -15,6 +15,8 @@ from qfair_check import audit
 from qfair_check.demo.train import training_data
 from qfair_check.errors import InputError, MeasureError, OptionError
 from qfair_check.inputs.data import grouped_data
+from qfair_check.inputs.model import Model
+from qfair_check.inputs.quantized_file import StoredGrid
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.model import quantize_model
 from qfair_check.remedy.checkpoint import EpochRecord
@@ -205,6 +207,16 @@ def test_a_checkpoint_of_another_run_is_refused(changes, told, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_samples_that_are_there_twice_are_told():
+    x, y, group = arrays()
+    twice = tuple(np.concatenate([part, part[:40]]) for part in (x, y, group))
+    (notice,) = [told for told in remediate(network(), twice, RECIPE).notices if "the same input" in told]
+    split = split_by_group(twice[1], (twice[2] == "rare").astype(int), ["common", "rare"], share=0.2, seed=0)
+    apart = sum(index % 160 in split.fit % 160 for index in split.held_out.tolist())
+    assert notice.startswith(f"{apart} of {len(split.held_out)} held-out samples have the same input as one that")
+    assert not any("the same input" in told for told in remediate(network(), arrays(), RECIPE).notices)
+
+
 @pytest.mark.parametrize("strategy", ["fair-base", "mpqat", "fair-qat"])
 def test_held_out_samples_are_never_trained_on(strategy, monkeypatch):
     monkeypatch.setattr(Watched, "seen", set())
@@ -334,6 +346,14 @@ def test_audited_data_is_looked_at_for_overlap_and_groups_alone():
         remediate(network(), (x, y, group), RECIPE, audited=(fresh, labels, names))
 
 
+def test_a_group_that_is_trained_on_and_not_audited_is_told():
+    x, y, group = arrays()
+    wider = np.where(np.arange(160) % 7 == 0, "third", group)
+    fresh = arrays(seed=9)
+    (notice,) = [told for told in remediate(network(), (x, y, wider), RECIPE, audited=fresh).notices if "third" in told]
+    assert notice == "the gap that epochs are chosen by has groups that the audited data lacks: third"
+
+
 def test_weights_of_groups_change_the_result_and_unknown_ones_are_refused():
     weighted = replace(RECIPE, group_weights=(("rare", 0.9), ("common", 0.1)))
     plain, changed = (remediate(network(), arrays(), recipe) for recipe in (RECIPE, weighted))
@@ -415,6 +435,42 @@ def test_a_model_of_another_precision_is_trained_in_float32(kind):
     recipe = replace(RECIPE, epochs=1)
     assert_same(remediate(module, arrays(), recipe), remediate(half, arrays(), recipe))
     assert next(half.parameters()).dtype == kind
+
+
+def test_a_model_on_a_grid_of_its_own_is_refused():
+    weight = quantize_model(network(), 4).grids["0.weight"].tensor
+    grid = StoredGrid(4, "symmetric", weight.codes.to(torch.int8), weight.scale, weight.zero_point.to(torch.int8))
+    with pytest.raises(
+        OptionError, match="lies on a grid of its own already, of 4 bits, and cannot be quantized again"
+    ):
+        remediate(Model(network(), grids={"0.weight": grid}), arrays(), RECIPE)
+
+
+def test_volumes_are_trained_in_bfloat16():
+    x = np.random.default_rng(0).normal(size=(24, 1, 4, 5, 6)).astype(np.float32)
+    module = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    remedy = remediate(module, (x, np.arange(24) % 2), replace(RECIPE, epochs=1, amp=True))
+    assert len(remedy.epochs) == 1
+
+
+def test_vectors_cannot_be_changed_as_images_are():
+    with pytest.raises(InputError, match="holds no images, which flip and shift would change"):
+        remediate(network(), arrays(), replace(RECIPE, augmentation=("flip", "shift")))
+
+
+def test_a_checkpoint_in_a_folder_that_is_not_there_is_refused_before_training(tmp_path):
+    told = []
+    with pytest.raises(InputError, match=r"the folder of the checkpoint .* is not there"):
+        remediate(network(), arrays(), RECIPE, checkpoint=tmp_path / "none" / "run.pt", progress=told.append)
+    assert not told
+
+
+def test_a_single_group_has_no_gap_to_close_and_that_is_said():
+    x, y, _ = arrays()
+    alone = (x, y, np.full(160, "all"))
+    assert "has one group, all: there is no gap to close" in remediate(network(), alone, RECIPE).notices[0]
+    plain = remediate(network(), alone, replace(RECIPE, strategy="mpqat"))
+    assert not any("one group" in notice for notice in plain.notices)
 
 
 def test_the_demo_at_two_bits_becomes_fairer_than_its_ptq_and_than_fp32():

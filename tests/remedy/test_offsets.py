@@ -96,6 +96,22 @@ def test_the_bias_is_found_by_what_it_does():
     assert output_bias(nn.Sequential(nn.Linear(5, 3), nn.ReLU()), torch.randn(6, 5)) is None
 
 
+class Aside(nn.Module):
+    """A head that is not used has as many biases as there are logits, which are large."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+        self.aside = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(1e5 * x)
+
+
+def test_a_bias_that_moves_nothing_is_not_taken_however_large_the_logits_are():
+    assert output_bias(Aside().eval(), torch.randn(6, 5, generator=torch.Generator().manual_seed(0))) == "head.bias"
+
+
 @pytest.mark.parametrize("outputs_of_model", [1, 3])
 def test_moving_the_bias_moves_the_logits(outputs_of_model):
     module, x = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, outputs_of_model)), torch.randn(6, 5)

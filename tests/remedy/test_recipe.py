@@ -46,6 +46,7 @@ def test_every_field_is_in_the_hash():
         ({"epochs": 0}, "epochs is 0: give a whole number, 1 or more"),
         ({"batch_size": 1.5}, "batch_size is 1.5"),
         ({"seed": -1}, "seed is -1: give a whole number, 0 or more"),
+        ({"seed": 2**32}, "seed is 4294967296: give a number below"),
         ({"learning_rate": float("nan")}, "learning_rate is nan: give a number above 0"),
         ({"step_learning_rate": 0.0}, "step_learning_rate is 0"),
         ({"dampening": -0.1}, "dampening is -0.1"),
