@@ -81,7 +81,7 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
     if not names:
         raise OptionError("there is nothing to judge: fp32 is the baseline, and no other precision is named")
     check_limits_bind(judging.limits, names)
-    told = judge_audit(audit, judging.limits, min_group_size=judging.min_group_size)
+    told = judge_audit(audit, judging.limits, min_group_size=judging.min_group_size, confidence=judging.confidence)
     verdicts = [verdict for verdict in told if verdict.precision in names]
     say(_table(audit, verdicts))
     for verdict in verdicts:
@@ -139,7 +139,7 @@ def report_command(
         Reported(
             printable(name),
             audit,
-            judge_audit(audit, judging.limits, min_group_size=judging.min_group_size),
+            judge_audit(audit, judging.limits, min_group_size=judging.min_group_size, confidence=judging.confidence),
             judging.insufficient,
             judging.min_group_size,
             _argument(path),

@@ -58,7 +58,12 @@ class QFair:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return the verdict on every limit that binds at this precision; nothing is raised."""
-        told = judge_audit(self.audit, self._judging.limits, min_group_size=self._judging.min_group_size)
+        told = judge_audit(
+            self.audit,
+            self._judging.limits,
+            min_group_size=self._judging.min_group_size,
+            confidence=self._judging.confidence,
+        )
         return tuple(verdict for verdict in told if verdict.precision == self.precision.name)
 
     def check(self) -> None:
@@ -168,6 +173,13 @@ class QFair:
             options = f", the marker or --qfair-{check.keyword.replace('_', '-')}" if check.in_gate else ""
             raise OptionError(f"no {check.keyword} is set for {self.precision}: give it to the assertion{options}")
         self.judged.add(check.keyword)
-        verdict = judge_one(self.audit, check, bound, self.precision, min_group_size=self._judging.min_group_size)
+        verdict = judge_one(
+            self.audit,
+            check,
+            bound,
+            self.precision,
+            min_group_size=self._judging.min_group_size,
+            confidence=self._judging.confidence,
+        )
         self._note(verdict)
         enforce([verdict], self.audit, self._judging.insufficient)

@@ -147,8 +147,8 @@ class Gate:
         limit = self.judging.limits[check].bound(precision)
         if limit is None:
             raise OptionError(f"no limit binds {check} at {precision}")
-        least = self.judging.min_group_size
-        return judge_one(self.audit, CHECKS[check], limit, precision, min_group_size=least)
+        least, confidence = self.judging.min_group_size, self.judging.confidence
+        return judge_one(self.audit, CHECKS[check], limit, precision, min_group_size=least, confidence=confidence)
 
     def reported(self) -> Reported | None:
         """Return the audit with the verdicts so far; None where nothing was measured, or nothing judged or used."""
@@ -342,10 +342,11 @@ class Gate:
 
 
 def _limits_text(judging: JudgeOptions) -> str:
-    return ", ".join(
+    told = ", ".join(
         f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
         for name, limit in judging.limits.items()
     )
+    return told if judging.confidence is None else f"{told}; rates at {judging.confidence:%} confidence"
 
 
 def _curvature_text(options: CurvatureOptions) -> str:

@@ -127,6 +127,11 @@ JUDGE_OPTIONS = (
     *LIMIT_OPTIONS,
     MIN_GROUP_SIZE,
     Option(
+        "confidence",
+        "let a rate pass or fail only where that is certain to this degree, such as 0.95 (default: by its value)",
+        "P",
+    ),
+    Option(
         "insufficient",
         "what to do about a limit that cannot be judged (default: fail)",
         choices=("fail", "warn", "pass"),

@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import cast
 
 from qfair_check.errors import OptionError
 from qfair_check.inputs.bins import parse_bins
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS, Insufficient
-from qfair_check.judge.limits import Limits, gate_limits
+from qfair_check.judge.limits import Limits, gate_limits, parse_confidence
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEFAULT_BITS, DEMO
 from qfair_check.precision import AS_IS, Precision, check_unmixed, parse_precisions
@@ -40,6 +41,7 @@ class JudgeOptions:
     limits: Limits
     min_group_size: int
     insufficient: Insufficient
+    confidence: Decimal | None = None
 
 
 def model_options(get: Lookup) -> ModelOptions | None:
@@ -120,6 +122,7 @@ def judge_options(get: Lookup) -> JudgeOptions:
         limits=gate_limits({check.keyword: get(check.keyword) for check in GATE_CHECKS}),
         min_group_size=integer("min_group_size", get("min_group_size") or str(DEFAULT_MIN_GROUP_SIZE), least=1),
         insufficient=cast(Insufficient, insufficient),
+        confidence=parse_confidence(get("confidence")),
     )
 
 

@@ -30,11 +30,12 @@ _FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {
     "audit",
     "bits",
     "min_group_size",
+    "confidence",
     "insufficient",
     "junit_properties",
     "summary",
 }
-_MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size"}
+_MARKER_KEYWORDS = _LIMIT_KEYWORDS | {"bits", "min_group_size", "confidence"}
 
 
 def lookup(config: pytest.Config, marked: Mapping[str, object] | None = None) -> Lookup:

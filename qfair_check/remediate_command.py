@@ -175,7 +175,12 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
         one.save(path)
     for path in _checkpoints(files, recipes):
         path.unlink(missing_ok=True)
-    verdicts = tuple(judge_audit(made, _at_asis(judging.limits, first.bits), min_group_size=judging.min_group_size))
+    verdicts = judge_audit(
+        made,
+        _at_asis(judging.limits, first.bits),
+        min_group_size=judging.min_group_size,
+        confidence=judging.confidence,
+    )
     return Remediation(files, tuple(audits), taken, verdicts, all_hold(verdicts, judging), _is_better(audits, judging))
 
 

@@ -45,8 +45,13 @@ def told_of_remedy(
         By name of the check.
     judging : JudgeOptions
     """
-    made, files, least = remediation.audit, remediation.files, judging.min_group_size
-    verdicts = [judge_one(made, CHECKS[check], limit, AS_IS, min_group_size=least) for check, limit in bounds]
+    made, files = remediation.audit, remediation.files
+    verdicts = [
+        judge_one(
+            made, CHECKS[check], limit, AS_IS, min_group_size=judging.min_group_size, confidence=judging.confidence
+        )
+        for check, limit in bounds
+    ]
     verdict, colour = _IN_SHORT[all_hold(verdicts, judging), remediation.is_better]
     plain, mixed = (_fvo(audit) for _, _, audit in remediation.audits[:2])
     return Told(

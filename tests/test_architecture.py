@@ -22,7 +22,7 @@ LAYERS = [
     ("inputs", TORCH | {"numpy", "msgspec", "pyarrow", "transformers", "huggingface_hub"}),
     ("quantize", {"torch", "numpy", "scipy"}),
     ("measure", {"torch", "numpy", "pyhessian"}),
-    ("judge", {"numpy", "wcwidth"}),
+    ("judge", {"numpy", "scipy", "wcwidth"}),
     ("remedy", {"torch", "numpy"}),
     ("report", {"jinja2", "markupsafe", "matplotlib", "numpy", "wcwidth"}),
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),

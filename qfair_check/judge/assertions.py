@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from qfair_check.errors import FairnessError, OptionError
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Insufficient
-from qfair_check.judge.limits import Limit, check_limits_bind
+from qfair_check.judge.limits import Limit, check_limits_bind, parse_confidence
 from qfair_check.judge.text import describe
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_one
 from qfair_check.precision import Precision, parse_precisions
@@ -61,6 +61,7 @@ def assert_fvo_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that FVO, max over pairs of groups of abs(acc_g - acc_g'), is at most the limit.
 
@@ -76,7 +77,7 @@ def assert_fvo_below(
     Source: Bellam & Kim, arXiv 2509.07222, eq. (2).
     """
     __tracebackhide__ = True
-    assert_check("fvo", audit, max_fvo, bits, min_group_size, insufficient)
+    assert_check("fvo", audit, max_fvo, bits, min_group_size, insufficient, confidence)
 
 
 def assert_fvo_increase_below(
@@ -86,6 +87,7 @@ def assert_fvo_increase_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that FVO at the precision minus FVO at fp32 is at most the limit.
 
@@ -101,7 +103,7 @@ def assert_fvo_increase_below(
     Source: Bellam & Kim, arXiv 2509.07222, Fig. 1.
     """
     __tracebackhide__ = True
-    assert_check("fvo-increase", audit, max_fvo_increase, bits, min_group_size, insufficient)
+    assert_check("fvo-increase", audit, max_fvo_increase, bits, min_group_size, insufficient, confidence)
 
 
 def assert_overall_accuracy_above(
@@ -111,6 +113,7 @@ def assert_overall_accuracy_above(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that overall accuracy, correct / samples over all groups, is at least the limit.
 
@@ -124,7 +127,7 @@ def assert_overall_accuracy_above(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    assert_check("accuracy", audit, min_accuracy, bits, min_group_size, insufficient)
+    assert_check("accuracy", audit, min_accuracy, bits, min_group_size, insufficient, confidence)
 
 
 def assert_accuracy_drop_below(
@@ -134,6 +137,7 @@ def assert_accuracy_drop_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that overall accuracy at fp32 minus that at the precision is at most the limit.
 
@@ -147,7 +151,7 @@ def assert_accuracy_drop_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    assert_check("accuracy-drop", audit, max_accuracy_drop, bits, min_group_size, insufficient)
+    assert_check("accuracy-drop", audit, max_accuracy_drop, bits, min_group_size, insufficient, confidence)
 
 
 def assert_group_accuracy_drop_below(
@@ -157,6 +161,7 @@ def assert_group_accuracy_drop_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that no group's accuracy falls by more than the limit from fp32 to the precision.
 
@@ -170,7 +175,7 @@ def assert_group_accuracy_drop_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    assert_check("group-drop", audit, max_group_drop, bits, min_group_size, insufficient)
+    assert_check("group-drop", audit, max_group_drop, bits, min_group_size, insufficient, confidence)
 
 
 def assert_worst_group_accuracy_above(
@@ -180,6 +185,7 @@ def assert_worst_group_accuracy_above(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that no group's accuracy is under the limit.
 
@@ -193,7 +199,9 @@ def assert_worst_group_accuracy_above(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    assert_check("worst-group-accuracy", audit, min_worst_group_accuracy, bits, min_group_size, insufficient)
+    assert_check(
+        "worst-group-accuracy", audit, min_worst_group_accuracy, bits, min_group_size, insufficient, confidence
+    )
 
 
 def assert_flip_rate_below(
@@ -203,6 +211,7 @@ def assert_flip_rate_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that in no group more than this share of predictions differs from fp32, right or wrong.
 
@@ -216,7 +225,7 @@ def assert_flip_rate_below(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    assert_check("flip-rate", audit, max_flip_rate, bits, min_group_size, insufficient)
+    assert_check("flip-rate", audit, max_flip_rate, bits, min_group_size, insufficient, confidence)
 
 
 def assert_sparsity_below(
@@ -226,6 +235,7 @@ def assert_sparsity_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that the share of exactly zero weights among all quantized weights is at most the limit.
 
@@ -241,7 +251,7 @@ def assert_sparsity_below(
     Source: Bellam & Kim, arXiv 2509.07222, eq. (6).
     """
     __tracebackhide__ = True
-    assert_check("sparsity", audit, max_sparsity, bits, min_group_size, insufficient)
+    assert_check("sparsity", audit, max_sparsity, bits, min_group_size, insufficient, confidence)
 
 
 def assert_cosine_distance_below(
@@ -251,6 +261,7 @@ def assert_cosine_distance_below(
     bits: Bits | None = None,
     min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
     insufficient: Insufficient = "fail",
+    confidence: Number | None = None,
 ) -> None:
     """Assert that no group's mean of 1 - cos(f_q(x), f_o(x)) is above the limit, from 0 to 2.
 
@@ -266,7 +277,7 @@ def assert_cosine_distance_below(
     Source: Bellam & Kim, arXiv 2509.07222, eqs. (7) and (8).
     """
     __tracebackhide__ = True
-    assert_check("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient)
+    assert_check("cosine-distance", audit, max_cosine_distance, bits, min_group_size, insufficient, confidence)
 
 
 def judged_precisions(audit: Audit, bits: Bits | None) -> list[str]:
@@ -291,6 +302,7 @@ def assert_check(
     bits: Bits | None,
     min_group_size: int,
     insufficient: Insufficient,
+    confidence: Number | None = None,
 ) -> None:
     """Assert that a quantity, by the name of its check, keeps its limit at these precisions.
 
@@ -302,14 +314,14 @@ def assert_check(
         If the limit or a precision makes no sense, or the audit does not hold the precision.
     """
     __tracebackhide__ = True
-    bound = Limit.parse(limit, CHECKS[check])
+    bound, certain = Limit.parse(limit, CHECKS[check]), parse_confidence(confidence)
     names = judged_precisions(audit, bits)
     check_limits_bind({check: bound}, names)
     unbound = [name for name in names if bound.bound(name) is None]
     if unbound:
         raise OptionError(f"{CHECKS[check].keyword} is {limit!r}: it sets no limit for {', '.join(unbound)}")
     verdicts = [
-        judge_one(audit, CHECKS[check], value, name, min_group_size=min_group_size)
+        judge_one(audit, CHECKS[check], value, name, min_group_size=min_group_size, confidence=certain)
         for name in names
         if (value := bound.bound(name)) is not None
     ]

@@ -8,6 +8,7 @@ from qfair_check.errors import OptionError
 from qfair_check.judge.checks import CHECKS, GATE_CHECKS, Check
 from qfair_check.precision import Precision
 
+_MOST_CONFIDENT = Decimal("0.999999")
 _MOST_DECIMALS = 1000  # every float has fewer, and 1e-99999999 would take hours as a fraction
 
 
@@ -98,6 +99,30 @@ def gate_limits(given: Mapping[str, object]) -> dict[str, Limit]:
         if limit != Limit(None):
             limits[check.name] = limit
     return limits
+
+
+def parse_confidence(given: object) -> Decimal | None:
+    """Read ``0.95``; None stays None.
+
+    Raises
+    ------
+    OptionError
+        If it is no number from 0.5 to less than 1.
+
+    Examples
+    --------
+    >>> parse_confidence("0.95")
+    Decimal('0.95')
+    """
+    if given is None:
+        return None
+    try:
+        value = Decimal(str(given).strip())
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not (value.is_finite() and Decimal("0.5") <= value <= _MOST_CONFIDENT):
+        raise OptionError(f"confidence is {given!r}: it is a number from 0.5 to {_MOST_CONFIDENT}, such as 0.95")
+    return value
 
 
 def check_limits_bind(limits: Limits, precisions: Iterable[str]) -> None:

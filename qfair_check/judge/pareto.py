@@ -6,9 +6,10 @@ from fractions import Fraction
 
 from qfair_check.errors import InputError, OptionError
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE
+from qfair_check.judge.findings import find
 from qfair_check.judge.reasons import Fault, first_fault
 from qfair_check.judge.text import shown_name
-from qfair_check.judge.verdicts import Outcome, find
+from qfair_check.judge.verdicts import Outcome
 from qfair_check.precision import parse_precisions
 from qfair_check.record import Audit
 

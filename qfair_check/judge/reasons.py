@@ -20,6 +20,9 @@ class Fault(IntEnum):
     SMALL_SUBSAMPLE = 8
     SMALL_GROUP = 9
     FEW_GROUPS = 10
+    SUBSAMPLE = 11
+    FEW_SAMPLES = 12
+    AT_LIMIT = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,9 @@ _CURES = {
     Fault.NO_VALUE: f"leave this limit out; {_GO_ON}",
     Fault.SMALL_SUBSAMPLE: f"a larger --qfair-curvature-samples, or a lower --qfair-min-group-size; {_GO_ON}",
     Fault.SMALL_GROUP: f"more samples of such groups, or a lower --qfair-min-group-size; {_GO_ON}",
+    Fault.SUBSAMPLE: f"leave out --qfair-curvature-samples, or --qfair-confidence; {_GO_ON}",
+    Fault.FEW_SAMPLES: f"so many samples, or no --qfair-confidence; {_GO_ON}",
+    Fault.AT_LIMIT: f"another limit, which is not about what was measured; {_GO_ON}",
     Fault.FEW_GROUPS: "data with two groups at least; --qfair-group-by names the columns that make them",
 }
 

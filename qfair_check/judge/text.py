@@ -20,6 +20,7 @@ MOST_REASONS = 10
 _ELLIPSIS = "…"
 _FEWEST_DIGITS, _MOST_DIGITS = 3, 9
 _FULL = 999_500
+_OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
 
 
 def describe(verdict: Verdict, audit: Audit) -> str:
@@ -35,7 +36,7 @@ def describe(verdict: Verdict, audit: Audit) -> str:
     rows = _curvature_rows(verdict, audit) if check.ratio_of else _group_rows(verdict, audit)
     command = remedy_command(verdict, audit)
     tried = [f"  try    {printable(command)}"] if command else []
-    return "\n".join([headline, *rows, *listed("not judged  ", verdict.reasons), *tried])
+    return "\n".join([headline, *_certain(verdict), *rows, *listed("not judged  ", verdict.reasons), *tried])
 
 
 def printable(text: str) -> str:
@@ -137,11 +138,20 @@ def cured(fault: Fault | None) -> list[str]:
 def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
     lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
     lines += listed("because  ", verdict.reasons)
-    if verdict.measured is not None:
+    if verdict.measured is not None and verdict.fault not in _OF_CERTAINTY:
         measured = float(verdict.measured)
         value = f"{compact(measured)}{_on_subsample(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
         lines.append(f"  among the other groups it is {value}")
     return "\n".join([*lines, *cured(verdict.fault)])
+
+
+def _certain(verdict: Verdict) -> list[str]:
+    known = verdict.certainty
+    return (
+        []
+        if known is None
+        else [f"  at {known.confidence:%} confidence it lies from {known.low:.3f} to {known.high:.3f}"]
+    )
 
 
 def _gap_headline(verdict: Verdict, audit: Audit) -> str:
