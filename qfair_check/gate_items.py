@@ -125,4 +125,11 @@ def _properties(verdict: Verdict, audit: Audit) -> list[tuple[str, object]]:
         ("qfair_measured", measured),
         ("qfair_outcome", str(verdict.outcome)),
         *subsample,
+        *_bounds(verdict),
     ]
+
+
+def _bounds(verdict: Verdict) -> list[tuple[str, object]]:
+    if (known := verdict.certainty) is None:
+        return []
+    return [("qfair_confidence", str(known.confidence)), ("qfair_low", known.low), ("qfair_high", known.high)]

@@ -99,7 +99,8 @@ def certified(
     if is_within or is_beyond:
         return Certified(certainty, is_within, is_beyond)
     needed = samples_to_settle(counts, bounds, signed)
-    return Certified(certainty, False, False, _doubt(check, finding, certainty, needed))
+    quantity = f"{check.phrase} at {result.precision}"
+    return Certified(certainty, False, False, _doubt(quantity, finding, certainty, needed, check.name in _OF_ALL))
 
 
 def _groups(audit: Audit, check: Check, result: PrecisionResult, least: int) -> Sequence[Measures]:
@@ -121,15 +122,16 @@ def _of_subsample(result: PrecisionResult) -> Certified | None:
     drawn = [group.samples < whole.samples for group, whole in zip(result.curvature, result.groups, strict=True)]
     if not any(drawn):
         return None
-    told = "it was measured on a subsample, and there are no bounds of what all samples would give"
+    told = "curvature was measured on a subsample, and there are no bounds of what all samples would give"
     return Certified(None, False, False, Reason(Fault.SUBSAMPLE, told))
 
 
-def _doubt(check: Check, finding: Finding, certainty: Certainty, needed: int | None) -> Reason:
-    value = float(finding.measured or 0)
-    of_which = "samples" if check.name in _OF_ALL else "samples of each group"
-    told = f"it is {value:.3f} on these samples, which at {certainty.confidence:%} confidence may be anything from "
-    told += f"{certainty.low:.3f} to {certainty.high:.3f}; "
+def _doubt(quantity: str, finding: Finding, certainty: Certainty, needed: int | None, is_of_all: bool) -> Reason:
+    of_which = "samples" if is_of_all else "samples of each group"
+    told = (
+        f"{quantity} is {float(finding.measured or 0):.3f} on these samples, and from {certainty.low:.3f} to "
+        f"{certainty.high:.3f} at {certainty.confidence:%} confidence; "
+    )
     if needed is None:
         return Reason(Fault.AT_LIMIT, f"{told}at these rates not even {MOST_SAMPLES:,} {of_which} would tell")
     return Reason(Fault.FEW_SAMPLES, f"{told}at these rates {_rounded_up(needed):,} {of_which} would tell")

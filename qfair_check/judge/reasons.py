@@ -25,6 +25,10 @@ class Fault(IntEnum):
     AT_LIMIT = 13
 
 
+OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
+"""What is known of all groups, and is not certain enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why something cannot be judged: what kind of reason it is, and how it reads."""

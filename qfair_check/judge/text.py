@@ -20,7 +20,6 @@ MOST_REASONS = 10
 _ELLIPSIS = "…"
 _FEWEST_DIGITS, _MOST_DIGITS = 3, 9
 _FULL = 999_500
-_OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
 
 
 def describe(verdict: Verdict, audit: Audit) -> str:
@@ -138,20 +137,19 @@ def cured(fault: Fault | None) -> list[str]:
 def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
     lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
     lines += listed("because  ", verdict.reasons)
-    if verdict.measured is not None and verdict.fault not in _OF_CERTAINTY:
-        measured = float(verdict.measured)
+    if verdict.certainty is not None:
+        lines += _group_rows(verdict, audit)
+    if verdict.is_partial:
+        measured = float(verdict.measured or 0)
         value = f"{compact(measured)}{_on_subsample(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
         lines.append(f"  among the other groups it is {value}")
     return "\n".join([*lines, *cured(verdict.fault)])
 
 
 def _certain(verdict: Verdict) -> list[str]:
-    known = verdict.certainty
-    return (
-        []
-        if known is None
-        else [f"  at {known.confidence:%} confidence it lies from {known.low:.3f} to {known.high:.3f}"]
-    )
+    if (known := verdict.certainty) is None:
+        return []
+    return [f"  at {known.confidence:%} confidence it lies from {known.low:.3f} to {known.high:.3f}"]
 
 
 def _gap_headline(verdict: Verdict, audit: Audit) -> str:

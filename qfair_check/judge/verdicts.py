@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
 from qfair_check.judge.findings import find
 from qfair_check.judge.limits import Limits
-from qfair_check.judge.reasons import Fault, first_fault
+from qfair_check.judge.reasons import OF_CERTAINTY, Fault, first_fault
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
 
@@ -64,6 +64,11 @@ class Verdict:
     reasons: tuple[str, ...]
     fault: Fault | None = None
     certainty: "Certainty | None" = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the value is that of the groups that can be judged, and there are others."""
+        return self.measured is not None and bool(self.reasons) and self.fault not in OF_CERTAINTY
 
 
 def judge_audit(

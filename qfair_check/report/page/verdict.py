@@ -240,7 +240,7 @@ def _row(verdict: Verdict, audit: Audit) -> LimitRow:
         check.phrase,
         verdict.precision,
         _measured(verdict, check),
-        verdict.measured is not None and bool(verdict.reasons),
+        verdict.is_partial,
         "≤" if check.is_ceiling else "≥",
         f"{verdict.limit:f}" if check.ratio_of else str(verdict.limit),
         _baseline(verdict, check),
@@ -258,7 +258,10 @@ def _measured(verdict: Verdict, check: Check) -> str:
     while digits < _MOST_DIGITS and _side(Fraction(_plain(text)), limit) != _side(value, limit):
         digits += 1
         text = _number(value, check, digits)
-    return text
+    if (known := verdict.certainty) is None:
+        return text
+    low, high = (_number(Fraction(bound), check, _FEWEST_DIGITS) for bound in (known.low, known.high))
+    return f"{text} [{low}, {high}]"
 
 
 def _number(value: Fraction, check: Check, digits: int) -> str:
