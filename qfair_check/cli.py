@@ -8,6 +8,7 @@ from typing import NoReturn
 from qfair_check import __version__
 from qfair_check.errors import QFairError
 from qfair_check.option_table import (
+    BASELINE_OPTIONS,
     DATA_OPTIONS,
     JUDGE_OPTIONS,
     MEASURE_OPTIONS,
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument(
         "--bits", type=not_empty, metavar="BITS", help="precisions to judge, such as 8,4 (default: all that it holds)"
     )
-    _add(gate, JUDGE_OPTIONS)
+    _add(gate, JUDGE_OPTIONS + BASELINE_OPTIONS)
     gate.set_defaults(run=_gate)
 
     compare = _command(
@@ -215,6 +216,10 @@ def _add(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
     for option in options:
         if option.is_flag:
             parser.add_argument(f"--{option.name}", help=option.help, action="store_const", const="yes")
+        elif option.bare:
+            parser.add_argument(
+                f"--{option.name}", help=option.help, nargs="?", const=option.bare, choices=option.choices
+            )
         else:
             parser.add_argument(
                 f"--{option.name}",
@@ -239,9 +244,11 @@ def _audit(parsed: argparse.Namespace, given: Sequence[str]) -> int:
 
 
 def _gate(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    from qfair_check.baseline_options import baseline_options
     from qfair_check.commands import gate_command
 
-    return gate_command(parsed.audit, parsed.bits, judge_options(_lookup(parsed)))
+    get = _lookup(parsed)
+    return gate_command(parsed.audit, parsed.bits, judge_options(get), baseline_options(get))
 
 
 def _compare(parsed: argparse.Namespace, given: Sequence[str]) -> int:

@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qfair_check.baseline_options import BaselineOptions, Settled, settle_baseline
 from qfair_check.console import columns, say
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
 from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.judge.limits import check_limits_bind, gate_limits
 from qfair_check.judge.pareto import candidates_of, standings
+from qfair_check.judge.regression import REGRESSION, judge_regression
 from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
 from qfair_check.option_table import as_command_line
@@ -72,8 +74,8 @@ def audit_command(
     return 0
 
 
-def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
-    """Judge a saved audit."""
+def gate_command(path: str, bits: str | None, judging: JudgeOptions, against: BaselineOptions | None = None) -> int:
+    """Judge a saved audit, by limits and against a baseline."""
     audit = Audit.load(path)
     held = tuple(Precision(result.precision) for result in audit.quantized)
     precisions = parse_precisions(bits) if bits else held
@@ -83,9 +85,21 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions) -> int:
     check_limits_bind(judging.limits, names)
     told = judge_audit(audit, judging.limits, min_group_size=judging.min_group_size, confidence=judging.confidence)
     verdicts = [verdict for verdict in told if verdict.precision in names]
+    settled = Settled(None)
+    if against:
+        check_limits_bind({REGRESSION: against.limit}, names)
+        settled = settle_baseline(against, audit, names)
+        least = judging.min_group_size
+        verdicts += [
+            judge_regression(audit, settled.baseline, bound, name, min_group_size=least)
+            for name in names
+            if (bound := against.limit.bound(name)) is not None
+        ]
     say(_table(audit, verdicts))
     for verdict in verdicts:
         say(f"{verdict.outcome.upper()}  {as_command_line(describe(verdict, audit))}")
+    for line in settled.told:
+        say(printable(line))
     refused = {Outcome.FAIL} | ({Outcome.INSUFFICIENT} if judging.insufficient == "fail" else set())
     return 1 if any(verdict.outcome in refused for verdict in verdicts) else 0
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from qfair_check.errors import MeasureError, OptionError, QFairError
+from qfair_check.gate_baseline import GateBaseline
 from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_gate_ids
 from qfair_check.judge.checks import CHECKS
+from qfair_check.judge.regression import REGRESSION
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Verdict, judge_one
 from qfair_check.measure.curvature_options import CurvatureOptions
@@ -51,10 +53,12 @@ class Gate:
         precisions: tuple[Precision, ...],
         judging: JudgeOptions,
         saved: Audit | None,
+        against: GateBaseline,
     ) -> None:
         self.config = config
         self.precisions = precisions
         self.judging = judging
+        self._against = against
         self._audit = saved
         self._is_saved = saved is not None
         self._overridden = overridden_fixtures(config)
@@ -89,7 +93,7 @@ class Gate:
                 for precision in precisions:
                     saved.at(precision)
             check_command_line_limits(config, precisions)
-            gate = cls(config, precisions, judging, saved)
+            gate = cls(config, precisions, judging, saved, GateBaseline.from_config(config, precisions))
             gate.check_inputs()
         except QFairError as error:
             raise pytest.UsageError(str(error)) from None
@@ -144,6 +148,8 @@ class Gate:
 
     def verdict(self, check: str, precision: str) -> Verdict:
         """Judge one limit at one precision where it binds."""
+        if check == REGRESSION:
+            return self._against.verdict(self.audit, precision, self.judging.min_group_size)
         limit = self.judging.limits[check].bound(precision)
         if limit is None:
             raise OptionError(f"no limit binds {check} at {precision}")
@@ -223,6 +229,11 @@ class Gate:
                 self._publish(self._audit)
             except QFairError as error:
                 raise pytest.UsageError(str(error)) from None
+        if self._must_compare(session):
+            try:
+                self._against.settle(self.audit, self.precisions)
+            except QFairError as error:
+                raise pytest.UsageError(str(error)) from None
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -274,6 +285,8 @@ class Gate:
             table = render(reported.audit, reported.verdicts, width=writer.fullwidth, colour=writer.hasmarkup)
             for line in table.splitlines():
                 terminalreporter.write_line(line)
+        for line in self._against.told:
+            terminalreporter.write_line(printable(line))
         if self._written:
             terminalreporter.write_line(f"audit written to {self._written}")
         if self._told_of_summary:
@@ -297,9 +310,15 @@ class Gate:
         return [
             (check, precision.name)
             for precision in self.precisions
-            for check, limit in self.judging.limits.items()
+            for check, limit in (dict(self.judging.limits) | dict(self._against.limits)).items()
             if limit.bound(precision.name) is not None
         ]
+
+    def _must_compare(self, session: pytest.Session) -> bool:
+        """Whether this process reads the baseline, and writes it where that is due."""
+        if _is_worker(self.config) or self.config.option.collectonly or self._audit is None:
+            return False
+        return _is_distributed(self.config) or any(_is_regression(item) for item in session.items)
 
     def must_measure(self, session: pytest.Session) -> bool:
         """Whether this process measures before the first test."""
@@ -351,6 +370,10 @@ def _limits_text(judging: JudgeOptions) -> str:
 
 def _curvature_text(options: CurvatureOptions) -> str:
     return ", with curvature" + (f" on at most {options.samples} samples a group" if options.samples else "")
+
+
+def _is_regression(item: pytest.Item) -> bool:
+    return isinstance(item, GateItem) and item.check == REGRESSION
 
 
 def _needs_audit(item: pytest.Item) -> bool:

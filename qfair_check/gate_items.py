@@ -71,12 +71,12 @@ class GateItem(pytest.Item):
         super().__init__(**rest)
         self.gate = gate
         self.verdict: Verdict | None = None
-        self._check = check
+        self.check = check
         self._precision = precision
 
     def runtest(self) -> None:
         """Judge the audit; a broken limit raises."""
-        verdict = self.verdict = self.gate.verdict(self._check, self._precision)
+        verdict = self.verdict = self.gate.verdict(self.check, self._precision)
         if lookup(self.config)("junit_properties") != "off":
             self.user_properties += _properties(verdict, self.gate.audit)
         insufficient = self.gate.judging.insufficient

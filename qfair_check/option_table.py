@@ -4,20 +4,24 @@ import argparse
 import re
 from typing import NamedTuple
 
-from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS
+from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS
 
 DEFAULT_BITS = "8"
 DEMO = "demo"
 
 
 class Option(NamedTuple):
-    """One option; a flag takes no value. A tuple, since every pytest run makes these, and a dataclass takes long."""
+    """One option; a flag takes no value, and what has `bare` means that where it is given without one.
+
+    A tuple, since every pytest run makes these, and a dataclass takes long.
+    """
 
     name: str
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     is_flag: bool = False
+    bare: str | None = None
 
     @property
     def key(self) -> str:
@@ -137,6 +141,21 @@ JUDGE_OPTIONS = (
         choices=("fail", "warn", "pass"),
     ),
 )
+BASELINE_OPTIONS = (
+    Option("baseline", "compare with the audit in this file, which is written where there is none, and fails", "FILE"),
+    Option(
+        "max-regression",
+        "how far accuracy of a group may fall below the baseline, and FVO rise above it, such as 0.02,int4=0.05 "
+        f"(default: {CHECKS['regression'].default})",
+        "LIMIT",
+    ),
+    Option(
+        "update-baseline",
+        "write the baseline anew from this audit; =new-only: add what it does not hold",
+        choices=("all", "new-only"),
+        bare="all",
+    ),
+)
 REMEDY_STRATEGIES = ("fair-qat", "mpqat", "fair-base", "ptq", "all")
 REMEDIATE_OPTIONS = (
     Option(
@@ -178,6 +197,7 @@ PLUGIN_OPTIONS = (
     *DATA_OPTIONS,
     *MEASURE_OPTIONS,
     *JUDGE_OPTIONS,
+    *BASELINE_OPTIONS,
     Option("audit", "gate a saved audit instead of a model, without loading torch", "FILE"),
     Option("json", "write the audit to this file", "FILE"),
     Option("summary", "write a summary in markdown to this file, or github for the summary of the CI step", "FILE"),

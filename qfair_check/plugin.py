@@ -31,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         arguments: dict[str, Any] = {"dest": f"qfair_{option.key}", "default": None, "help": option.help}
         if option.is_flag:
             arguments |= {"action": "store_const", "const": "yes"}
+        elif option.bare:
+            arguments |= {"nargs": "?", "const": option.bare, "choices": option.choices}
         else:
             arguments |= {"type": not_empty, "metavar": option.metavar, "choices": option.choices or None}
         group.addoption(f"--qfair-{option.name}", **arguments)

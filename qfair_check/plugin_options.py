@@ -22,7 +22,7 @@ from qfair_check.summary_file import GITHUB
 SHARED_FOLDER = "qfair_shared_folder"
 shared_folder_key = pytest.StashKey[Path]()
 
-_FILES = ("model", "data", "reference", "audit", "json", "summary", "remediate", "train_data")
+_FILES = ("model", "data", "reference", "audit", "json", "summary", "remediate", "train_data", "baseline")
 _FLAGS = tuple(option.key for option in PLUGIN_OPTIONS if option.is_flag)
 _CHOICES = {option.key: option.choices for option in PLUGIN_OPTIONS if option.choices}
 _LIMIT_KEYWORDS = frozenset(check.keyword for check in GATE_CHECKS)
@@ -30,6 +30,9 @@ _FOR_SAVED_AUDITS = _LIMIT_KEYWORDS | {
     "audit",
     "bits",
     "min_group_size",
+    "baseline",
+    "max_regression",
+    "update_baseline",
     "confidence",
     "insufficient",
     "junit_properties",

@@ -57,6 +57,7 @@ CHECKS: dict[str, Check] = {
         Check("worst-group-accuracy", "min_worst_group_accuracy", "worst group's accuracy", in_gate=False),
         Check("flip-rate", "max_flip_rate", "worst group's flip rate", in_gate=False),
         Check("cosine-distance", "max_cosine_distance", "worst group's cosine distance", None, 2, False),
+        Check("regression", "max_regression", "regression from the baseline", "0.01", in_gate=False),
         Check("sparsity", "max_sparsity", "sparsity", in_gate=False),
         Check(
             "lambda-max",

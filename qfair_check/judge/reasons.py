@@ -23,6 +23,9 @@ class Fault(IntEnum):
     SUBSAMPLE = 11
     FEW_SAMPLES = 12
     AT_LIMIT = 13
+    NO_BASELINE = 14
+    OTHER_GROUPS = 15
+    NO_ENTRY = 16
 
 
 OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
@@ -51,6 +54,9 @@ _CURES = {
     Fault.NO_VALUE: f"leave this limit out; {_GO_ON}",
     Fault.SMALL_SUBSAMPLE: f"a larger --qfair-curvature-samples, or a lower --qfair-min-group-size; {_GO_ON}",
     Fault.SMALL_GROUP: f"more samples of such groups, or a lower --qfair-min-group-size; {_GO_ON}",
+    Fault.NO_BASELINE: "look at the baseline that was written, commit it, and run again",
+    Fault.OTHER_GROUPS: "--qfair-update-baseline, if other groups are meant",
+    Fault.NO_ENTRY: "--qfair-update-baseline=new-only adds it",
     Fault.SUBSAMPLE: f"leave out --qfair-curvature-samples, or --qfair-confidence; {_GO_ON}",
     Fault.FEW_SAMPLES: f"so many samples, or no --qfair-confidence; {_GO_ON}",
     Fault.AT_LIMIT: f"another limit, which is not about what was measured; {_GO_ON}",

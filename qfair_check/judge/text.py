@@ -10,6 +10,7 @@ from qfair_check.curvature_record import GroupCurvature
 from qfair_check.judge.checks import CHECKS, Check
 from qfair_check.judge.curvature import METRIC_NAMES
 from qfair_check.judge.reasons import Fault, cure
+from qfair_check.judge.regression_text import comparison_rows
 from qfair_check.judge.remedy import remedy_command
 from qfair_check.judge.statistics import wilson_interval
 from qfair_check.judge.verdicts import Outcome, Verdict
@@ -32,7 +33,7 @@ def describe(verdict: Verdict, audit: Audit) -> str:
     if verdict.outcome is Outcome.INSUFFICIENT or verdict.measured is None:
         return _insufficient(verdict, check, audit)
     headline = _HEADLINES[verdict.check](verdict, audit)
-    rows = _curvature_rows(verdict, audit) if check.ratio_of else _group_rows(verdict, audit)
+    rows = _rows(verdict, audit)
     command = remedy_command(verdict, audit)
     tried = [f"  try    {printable(command)}"] if command else []
     return "\n".join([headline, *_certain(verdict), *rows, *listed("not judged  ", verdict.reasons), *tried])
@@ -137,8 +138,8 @@ def cured(fault: Fault | None) -> list[str]:
 def _insufficient(verdict: Verdict, check: Check, audit: Audit) -> str:
     lines = [f"{check.phrase} at {verdict.precision} cannot be judged against the limit {verdict.limit}"]
     lines += listed("because  ", verdict.reasons)
-    if verdict.certainty is not None:
-        lines += _group_rows(verdict, audit)
+    if verdict.certainty is not None or verdict.comparison is not None:
+        lines += _rows(verdict, audit)
     if verdict.is_partial:
         measured = float(verdict.measured or 0)
         value = f"{compact(measured)}{_on_subsample(verdict, audit)}" if check.ratio_of else f"{measured:.3f}"
@@ -229,6 +230,7 @@ _HEADLINES: dict[str, Callable[[Verdict, Audit], str]] = {
     "flip-rate": _plain_headline,
     "cosine-distance": _cosine_headline,
     "sparsity": _plain_headline,
+    "regression": _plain_headline,
     "lambda-max": _between_groups_headline,
     "gradient-norm": _between_groups_headline,
     "lambda-max-to-fp32": _to_fp32_headline,
@@ -269,6 +271,12 @@ def _side(verdict: Verdict) -> str:
 
 def _digits(value: float | None) -> str:
     return "undefined" if value is None else compact(value)
+
+
+def _rows(verdict: Verdict, audit: Audit) -> list[str]:
+    if verdict.check == "regression":
+        return [f"  {printable(row)}" for row in comparison_rows(verdict)]
+    return _curvature_rows(verdict, audit) if CHECKS[verdict.check].ratio_of else _group_rows(verdict, audit)
 
 
 def _group_rows(verdict: Verdict, audit: Audit) -> list[str]:

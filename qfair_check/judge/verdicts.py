@@ -6,6 +6,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from qfair_check.baseline_record import Tally
 from qfair_check.judge.checks import CHECKS, DEFAULT_MIN_GROUP_SIZE, Check
 from qfair_check.judge.findings import find
 from qfair_check.judge.limits import Limits
@@ -23,6 +24,48 @@ class Outcome(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INSUFFICIENT = "insufficient"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """A group in a baseline and now."""
+
+    name: str
+    before: Tally
+    after: Tally
+
+    @property
+    def drop(self) -> Fraction | None:
+        """By how much accuracy fell; None where it is not defined."""
+        before, after = self.before.accuracy, self.after.accuracy
+        return None if before is None or after is None else before - after
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What an audit is compared with, and how it differs.
+
+    Parameters
+    ----------
+    before, after : Tally
+        Of all samples, in the baseline and now.
+    fvo_before, fvo_after : Fraction or None
+        Over the groups that can be judged.
+    changed : tuple of GroupChange
+        Those of them whose accuracy is another one, the largest drop first.
+    flips : (int, int) or None
+        Samples that were right and are wrong now, and the other way round.
+    is_same_model : bool or None
+        None where a model has no hash.
+    """
+
+    before: Tally
+    after: Tally
+    fvo_before: Fraction | None
+    fvo_after: Fraction | None
+    changed: tuple[GroupChange, ...]
+    flips: tuple[int, int] | None
+    is_same_model: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +94,8 @@ class Verdict:
         Which kind of reason is the one to cure; None without reasons.
     certainty : Certainty or None
         Where the quantity lies with the confidence that was asked for.
+    comparison : Comparison or None
+        With the baseline, of a verdict on regression.
     """
 
     check: str
@@ -64,6 +109,7 @@ class Verdict:
     reasons: tuple[str, ...]
     fault: Fault | None = None
     certainty: "Certainty | None" = None
+    comparison: Comparison | None = None
 
     @property
     def is_partial(self) -> bool:

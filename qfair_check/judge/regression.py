@@ -1,0 +1,158 @@
+"""Whether an audit is worse than a baseline of the same data."""
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from qfair_check.baseline_record import Baseline, Entry, Tally, entry_of
+from qfair_check.errors import OptionError
+from qfair_check.gaps import accuracy_gap
+from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE
+from qfair_check.judge.reasons import Fault, Reason, first_fault
+from qfair_check.judge.verdicts import Comparison, GroupChange, Outcome, Verdict
+from qfair_check.precision import Precision
+from qfair_check.record import Audit
+
+REGRESSION = "regression"
+
+
+def judge_regression(
+    audit: Audit,
+    baseline: Baseline | None,
+    limit: Decimal,
+    precision: str | int | Precision,
+    *,
+    min_group_size: int = DEFAULT_MIN_GROUP_SIZE,
+) -> Verdict:
+    """Judge how much worse an audit is than a baseline at one precision.
+
+    The regression is the largest of acc_g(baseline) - acc_g(now) over groups and FVO(now) - FVO(baseline), exactly; it
+    is negative where all got better. A missing baseline, entry or group fails, and so does a new group.
+
+    Parameters
+    ----------
+    audit : Audit
+    baseline : Baseline or None
+        None where there was none.
+    limit : Decimal
+    precision : str, int or Precision
+    min_group_size : int
+        Samples that a group needs to be judged.
+
+    Raises
+    ------
+    OptionError
+        If the audit does not hold the precision, or is of other data in the same groups.
+    """
+    now = entry_of(audit, audit.at(precision))
+    if baseline is None:
+        return _refused(now, limit, [Reason(Fault.NO_BASELINE, "there was no baseline to compare with")])
+    if other := _other_groups(baseline, audit):
+        return _refused(now, limit, other)
+    check_same_data(baseline, audit)
+    before = baseline.find(now.key)
+    if before is None:
+        return _refused(now, limit, [_no_entry(baseline, now)])
+    pairs = zip(audit.groups, _sorted(before, baseline.groups, audit.groups), now.groups, strict=True)
+    changed = [GroupChange(*pair) for pair in pairs]
+    reasons = [reason for change in changed if (reason := _doubt(change, min_group_size))]
+    known = {
+        index: change
+        for index, change in enumerate(changed)
+        if change.drop is not None and change.after.samples >= min_group_size
+    }
+    drops = {index: change.drop for index, change in known.items() if change.drop is not None}
+    worst = max(drops, key=drops.__getitem__, default=None)
+    before_gap, after_gap = (_gap([getattr(change, side) for change in known.values()]) for side in ("before", "after"))
+    rises = [after_gap - before_gap] if before_gap is not None and after_gap is not None else []
+    measured = max([*drops.values(), *rises], default=None)
+    if measured is not None and measured > Fraction(limit):
+        outcome = Outcome.FAIL
+    else:
+        outcome = Outcome.INSUFFICIENT if reasons or measured is None else Outcome.PASS
+    return Verdict(
+        REGRESSION,
+        now.precision,
+        limit,
+        measured,
+        None,
+        outcome,
+        worst,
+        None,
+        tuple(reason.told for reason in reasons),
+        first_fault(reasons),
+        comparison=Comparison(
+            before.overall,
+            now.overall,
+            before_gap,
+            after_gap,
+            tuple(sorted((change for change in known.values() if change.drop), key=_by_drop)),
+            _flips(before, now),
+            None if None in (before.model, now.model) else before.model == now.model,
+        ),
+    )
+
+
+def check_same_data(baseline: Baseline, audit: Audit) -> None:
+    """Refuse a baseline of other data in the same groups.
+
+    Raises
+    ------
+    OptionError
+        Saying so.
+    """
+    if baseline.data != audit.data.sha256 and not _other_groups(baseline, audit):
+        raise OptionError(
+            f"the baseline is of other data ({baseline.data[:12]}) than this audit ({audit.data.sha256[:12]}): name "
+            "that of these samples, or write it anew with --qfair-update-baseline"
+        )
+
+
+def _refused(now: Entry, limit: Decimal, reasons: Sequence[Reason]) -> Verdict:
+    told = tuple(reason.told for reason in reasons)
+    return Verdict(REGRESSION, now.precision, limit, None, None, Outcome.FAIL, None, None, told, first_fault(reasons))
+
+
+def _other_groups(baseline: Baseline, audit: Audit) -> list[Reason]:
+    gone = [f"group {name} of the baseline is gone" for name in baseline.groups if name not in audit.groups]
+    new = [f"group {name} is not in the baseline" for name in audit.groups if name not in baseline.groups]
+    return [Reason(Fault.OTHER_GROUPS, told) for told in gone + new]
+
+
+def _no_entry(baseline: Baseline, now: Entry) -> Reason:
+    held = ", ".join(" ".join(filter(None, entry.key)) for entry in baseline.entries)
+    return Reason(Fault.NO_ENTRY, f"the baseline holds no {' '.join(filter(None, now.key))}: it holds {held}")
+
+
+def _sorted(entry: Entry, names: Sequence[str], wanted: Sequence[str]) -> list[Tally]:
+    by_name = dict(zip(names, entry.groups, strict=True))
+    return [by_name[name] for name in wanted]
+
+
+def _doubt(change: GroupChange, least: int) -> Reason | None:
+    if change.after.samples < least:
+        told = f"group {change.name} has {change.after.samples} samples, and judging needs {least}"
+        return Reason(Fault.SMALL_GROUP, told)
+    if change.drop is None:
+        where = "here" if change.after.accuracy is None else "in the baseline"
+        return Reason(Fault.NO_VALUE, f"the accuracy of group {change.name} is not defined {where}")
+    return None
+
+
+def _gap(tallies: Iterable[Tally]) -> Fraction | None:
+    accuracies = [accuracy for tally in tallies if (accuracy := tally.accuracy) is not None]
+    return accuracy_gap(accuracies) if len(accuracies) > 1 else None
+
+
+def _by_drop(change: GroupChange) -> Fraction:
+    return -(change.drop or Fraction(0))
+
+
+def _flips(before: Entry, now: Entry) -> tuple[int, int] | None:
+    """Return how many samples were right and are wrong now, and the other way round; None where it is not known."""
+    if not before.right or len(before.right) != len(now.right):
+        return None
+    was, is_now = (np.unpackbits(np.frombuffer(right, np.uint8)) for right in (before.right, now.right))
+    return int((was > is_now).sum()), int((was < is_now).sum())
