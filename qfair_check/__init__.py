@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qfair_check.baseline_file import read_baseline as read_baseline
+    from qfair_check.baseline_file import write_baseline as write_baseline
+    from qfair_check.baseline_record import Baseline as Baseline
     from qfair_check.errors import FairnessError as FairnessError
     from qfair_check.errors import InputError as InputError
     from qfair_check.errors import MeasureError as MeasureError
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from qfair_check.judge.curvature_assertions import assert_lambda_max_ratio as assert_lambda_max_ratio
     from qfair_check.judge.limits import gate_limits as gate_limits
     from qfair_check.judge.pareto_assertion import assert_on_pareto_front as assert_on_pareto_front
+    from qfair_check.judge.regression import judge_regression as judge_regression
     from qfair_check.judge.text import describe as describe
     from qfair_check.judge.verdicts import Outcome as Outcome
     from qfair_check.judge.verdicts import Verdict as Verdict
@@ -70,6 +74,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "qfair_check.baseline_file": ("read_baseline", "write_baseline"),
+    "qfair_check.baseline_record": ("Baseline",),
     "qfair_check.errors": (
         "FairnessError",
         "InputError",
@@ -96,6 +102,7 @@ _HOMES = {
     "qfair_check.judge.curvature_assertions": ("assert_gradient_norm_ratio", "assert_lambda_max_ratio"),
     "qfair_check.judge.limits": ("gate_limits",),
     "qfair_check.judge.pareto_assertion": ("assert_on_pareto_front",),
+    "qfair_check.judge.regression": ("judge_regression",),
     "qfair_check.judge.text": ("describe",),
     "qfair_check.judge.verdicts": ("Outcome", "Verdict", "judge_audit"),
     "qfair_check.measure.curvature_options": ("CurvatureOptions",),

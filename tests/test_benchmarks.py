@@ -133,6 +133,27 @@ def test_report(ran):
     assert (found["groups"], found["precisions"], found["rounds"]) == (12, 6, 1)
 
 
+def test_confidence(ran):
+    found = ran("confidence", "--rounds", 1, "--groups", 6)
+    seconds = found["seconds"]
+    assert found["ratio"] == pytest.approx(seconds["FVO"] / seconds["loop"], rel=0.2, abs=0.001)
+    assert (found["groups"], found["pairs"], found["precisions"]) == (6, 15, 6)
+
+
+def test_baseline(ran):
+    found = ran("baseline", "--rounds", 1, "--groups", 4, "--samples", 400)
+    assert 0 < found["seconds"] < found["process_seconds"]
+    assert (found["groups"], found["precisions"]) == (4, 6)
+
+
+def test_how_often_verdicts_are_wrong(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    simulation = runpy.run_path(str(FOLDER / "confidence_errors.py"))
+    for population in simulation["populations"](3):
+        passed, failed = simulation["errors"](population, np.array([50, 40, 30]), 40)
+        assert max(passed, failed) <= 0.05 + 5 * 0.0345, population
+
+
 def test_qat(ran):
     threads = torch.get_num_threads()
     found = ran("qat", "--rounds", 1, "--batch", 4, "--size", 32, "--threads", threads)

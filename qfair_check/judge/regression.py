@@ -45,6 +45,14 @@ def judge_regression(
     ------
     OptionError
         If the audit does not hold the precision, or is of other data in the same groups.
+
+    Examples
+    --------
+    >>> from qfair_check import Baseline, audit
+    >>> before, now = audit("demo", "demo", 4), audit("demo", "demo", 4, scheme="absmax")
+    >>> found = judge_regression(now, Baseline.of(before), Decimal("0.01"), 4)
+    >>> str(found.outcome), found.measured
+    ('pass', Fraction(0, 1))
     """
     now = entry_of(audit, audit.at(precision))
     if baseline is None:

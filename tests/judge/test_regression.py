@@ -1,0 +1,122 @@
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qfair_check.baseline_record import Baseline, Entry, Tally, changes
+from qfair_check.errors import OptionError
+from qfair_check.judge.regression import judge_regression
+from qfair_check.judge.text import describe
+from qfair_check.judge.verdicts import Outcome
+
+SIZES = {"A": 100, "B": 200, "C": 50}
+
+
+@pytest.fixture
+def audit(make_audit):
+    return make_audit(SIZES, fp32=SIZES, int4={"A": 88, "B": 192, "C": 25})
+
+
+def baseline(audit, **correct):
+    """Return the baseline of an audit, with other counts for these groups."""
+    made = Baseline.of(audit)
+    (entry,) = made.entries
+    groups = tuple(
+        replace(tally, correct=correct.get(name, tally.correct))
+        for name, tally in zip(made.groups, entry.groups, strict=True)
+    )
+    return replace(made, entries=(replace(entry, groups=groups),))
+
+
+def judged(audit, against, limit="0.01", **options):
+    return judge_regression(audit, against, Decimal(limit), "int4", **options)
+
+
+@given(before=st.tuples(*[st.integers(0, size) for size in SIZES.values()]), limit=st.integers(0, 100))
+def test_it_is_the_largest_fall_of_a_group_or_the_rise_of_fvo_exactly(make_audit, before, limit):
+    audit = make_audit(SIZES, fp32=SIZES, int4={"A": 88, "B": 192, "C": 25})
+    now = [Fraction(88, 100), Fraction(192, 200), Fraction(25, 50)]
+    was = [Fraction(count, size) for count, size in zip(before, SIZES.values(), strict=True)]
+    found = judged(audit, baseline(audit, **dict(zip(SIZES, before, strict=True))), f"{limit}e-2")
+    falls = [one - other for one, other in zip(was, now, strict=True)]
+    expected = max(*falls, (max(now) - min(now)) - (max(was) - min(was)))
+    assert found.measured == expected
+    assert found.outcome is (Outcome.FAIL if expected > Fraction(limit, 100) else Outcome.PASS)
+
+
+def test_a_fall_is_told_with_who_and_how_many(audit):
+    told = describe(judged(audit, baseline(audit, B=198, C=30)), audit)
+    assert told == (
+        "regression from the baseline at int4 is 0.100, above the limit 0.010\n"
+        "  C        n=50  accuracy 0.600 → 0.500\n"
+        "  B        n=200  accuracy 0.990 → 0.960\n"
+        "  overall  n=350  accuracy 0.903 → 0.871\n"
+        "  FVO 0.390 → 0.460\n"
+        "  sample by sample: 0 that were right are wrong now, 0 the other way round\n"
+        "  the model is the same"
+    )
+
+
+def test_no_baseline_entry_or_group_fails(audit):
+    missing = judged(audit, None)
+    other_bits = replace(Baseline.of(audit), entries=(replace(Baseline.of(audit).entries[0], precision="int2"),))
+    fewer = replace(Baseline.of(audit), groups=("A", "B", "D"))
+    assert {judged(audit, against).outcome for against in (None, other_bits, fewer)} == {Outcome.FAIL}
+    assert missing.reasons == ("there was no baseline to compare with",)
+    assert judged(audit, fewer).reasons == ("group D of the baseline is gone", "group C is not in the baseline")
+
+
+def test_other_data_in_the_same_groups_is_an_error(audit):
+    with pytest.raises(OptionError, match=r"the baseline is of other data \(eeeeeeeeeeee\)"):
+        judged(audit, replace(Baseline.of(audit), data="e" * 64))
+
+
+def test_a_small_group_cannot_be_judged_unless_the_rest_fails(audit):
+    assert judged(audit, baseline(audit), min_group_size=60).outcome is Outcome.INSUFFICIENT
+    found = judged(audit, baseline(audit, A=95), min_group_size=60)
+    assert found.outcome is Outcome.FAIL
+    assert found.reasons == ("group C has 50 samples, and judging needs 60",)
+
+
+def test_an_undefined_accuracy_is_no_better(audit):
+    undefined = baseline(audit)
+    entry = undefined.entries[0]
+    against = replace(undefined, entries=(replace(entry, groups=(*entry.groups[:2], Tally(50, None))),))
+    found = judged(audit, against)
+    assert found.outcome is Outcome.INSUFFICIENT
+    assert found.reasons == ("the accuracy of group C is not defined in the baseline",)
+
+
+def test_the_order_of_groups_does_not_matter(audit):
+    made = baseline(audit, C=30)
+    turned = replace(
+        made, groups=made.groups[::-1], entries=(replace(made.entries[0], groups=made.entries[0].groups[::-1]),)
+    )
+    assert judged(audit, turned).measured == judged(audit, made).measured == Fraction(1, 10)
+
+
+def test_another_model_is_told(audit):
+    made = Baseline.of(audit)
+    other = replace(made, entries=(replace(made.entries[0], model="f" * 64),))
+    assert "the model is another one" in describe(judged(audit, other), audit)
+    assert judged(audit, other).comparison.is_same_model is False
+
+
+def test_baselines_are_joined_by_their_keys():
+    one, other = (
+        Baseline("d" * 64, ("A",), (Entry("int4", "absmax", "", None, (Tally(9, right),)),)) for right in (5, 6)
+    )
+    more = replace(other, entries=(*other.entries, Entry("int8", "absmax", "", None, (Tally(9, 7),))))
+    assert [entry.groups[0].correct for entry in one.updated(more).entries] == [6, 7]
+    assert [entry.groups[0].correct for entry in one.updated(more, new_only=True).entries] == [5, 7]
+    assert changes(one, one.updated(more)) == [
+        "int4 absmax: accuracy 0.5556 → 0.6667",
+        "  A  n=9  accuracy 0.5556 → 0.6667",
+        "int8 absmax: new",
+    ]
+    assert changes(more, one)[-1] == "int8 absmax: gone"
+    with pytest.raises(OptionError, match="of other data"):
+        one.updated(replace(more, data="e" * 64))
