@@ -75,7 +75,7 @@ def test_a_failed_test_is_not_blamed_twice(pytester, tiny):
     ("marker", "argument", "told"),
     [
         ("4", "qfair", "the qfair marker takes keywords only, such as bits=4"),
-        ("bitz=4", "qfair", "the qfair marker knows no bitz: it knows bits, max_accuracy_drop, *"),
+        ("bitz=4", "qfair", "the qfair marker knows no bitz: it knows bits, confidence, max_accuracy_drop, *"),
         ("max_fvo=2", "qfair", "max_fvo is '2': a limit is a number from 0 to 1"),
         ("max_fvo=float('nan')", "qfair", "max_fvo is 'nan': a limit is a number from 0 to 1"),
         ("max_fvo=None", "qfair", "max_fvo is 'None': a limit is a number from 0 to 1"),
