@@ -73,6 +73,7 @@ DATA_OPTIONS = (
     Option(
         "transforms", "prepare images as torchvision's weights of this name, such as ResNet18_Weights.DEFAULT", "NAME"
     ),
+    Option("allow-outside", "read images that lie outside the folder of the manifest that names them", is_flag=True),
 )
 LAYER_OPTIONS = (
     Option("layer-bits", "bits of some layers at integer precisions, such as conv1=8,fc=8 or layer1.*=4", "PATTERNS"),

@@ -73,6 +73,7 @@ def data_options(get: Lookup) -> DataOptions | None:
         mean=_floats("mean", get("mean")),
         std=_floats("std", get("std")),
         transforms=get("transforms"),
+        allow_outside=bool(get("allow_outside")),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qfair_check.errors import InputError
+from qfair_check.inputs.archives import refuse_bomb
 from qfair_check.inputs.wording import listed
 
 _NAMES = ("x", "y", "group")
@@ -63,6 +64,7 @@ def read_array_file(path: Path, source: str) -> ArrayFile:
 
 
 def _npz(path: Path, source: str) -> tuple[list[str], ArrayFile]:
+    refuse_bomb(path, "save x and y with np.savez, which does not compress")
     with path.open("rb") as stream:  # np.load leaves a damaged file open
         file = np.load(stream, allow_pickle=False)
         if isinstance(file, np.ndarray):

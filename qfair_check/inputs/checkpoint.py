@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qfair_check.errors import InputError, UntrustedPickleError
 from qfair_check.inputs.architecture import make_working_directory_importable
+from qfair_check.inputs.archives import refuse_bomb
 from qfair_check.inputs.fit import PREFIXES
 from qfair_check.inputs.huggingface import WEIGHTS, described_in, weights_in
 from qfair_check.inputs.options import Preprocessing
@@ -144,6 +145,7 @@ def _read_torch(path: Path, trust_pickle: bool) -> Checkpoint:
         make_working_directory_importable()
         if _is_torchscript(path):
             return Checkpoint(module=load_scripted(path))
+    refuse_bomb(path, "save it anew with torch.save, which does not compress")
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)

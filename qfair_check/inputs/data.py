@@ -47,6 +47,7 @@ def load_data(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     transforms: str | None = None,
+    allow_outside: bool = False,
     model: "Model | None" = None,
 ) -> GroupedData | LabelledData:
     r"""Load grouped data from a file, or the embedded demo for the path ``demo``.
@@ -76,6 +77,8 @@ def load_data(
         Normalization by channel of values in [0, 1].
     transforms : str, optional
         Name of torchvision weights whose transforms prepare the images, in place of size, mean and std.
+    allow_outside : bool
+        Whether to read images that lie outside the folder of the manifest that names them.
     model : Model, optional
         Its class names and preprocessing hold where none are given here.
 
@@ -108,6 +111,7 @@ def load_data(
         mean=channel_values("mean", mean),
         std=channel_values("std", std),
         transforms=transforms,
+        allow_outside=allow_outside,
     )
     return read_data(
         options,

@@ -17,6 +17,10 @@ from qfair_check.inputs.options import DataOptions, Preprocessing
 from qfair_check.inputs.sample import Sample
 from qfair_check.inputs.transforms import weights_transforms
 
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Pillow reads more: EPS by running Ghostscript, which runs the program that such a file is."""
+_MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: 256 MiB of RGB
+
 
 class ImageFiles(Dataset[Sample]):
     """Images, decoded when they are asked for: float32 RGB of shape (3, height, width).
@@ -73,7 +77,9 @@ def decode(path: Path) -> Image.Image:
     """
     with warnings.catch_warnings():  # about odd metadata
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"it has {image.width:,} x {image.height:,} pixels, more than {_MOST_PIXELS:,}")
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it with 8")
             return image.convert("RGB")

@@ -14,6 +14,7 @@ from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import ImageFiles, choose_preprocessing
 from qfair_check.inputs.labels import Names, assign_classes, intersect
 from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.paths import Inside
 from qfair_check.inputs.table import Kept, Rows, Table
 from qfair_check.inputs.wording import counted, listed, located
 
@@ -146,6 +147,8 @@ def _image_column(table: Table, used: set[str]) -> str | None:
 def _images(table: Table, column: str, where: Rows, options: DataOptions, model: Preprocessing | None) -> Inputs:
     chosen, notices = choose_preprocessing(options, model)
     folder = table.folder
+    if table.numbers is not None and not options.allow_outside:  # without numbers it is a folder, which names no paths
+        _refuse_outside(table, column, where)
     digest = hashlib.sha256(os.fsencode(folder.absolute()))
     missing = []
     for index, name in enumerate(where.images):
@@ -164,6 +167,17 @@ def _images(table: Table, column: str, where: Rows, options: DataOptions, model:
         )
     samples = ImageFiles(folder, where.images, chosen, where)
     return Inputs(samples, len(samples), digest.hexdigest(), chosen, notices)
+
+
+def _refuse_outside(table: Table, column: str, where: Rows) -> None:
+    """Refuse images outside the folder: who wrote the manifest need not be who may read them."""
+    inside = Inside(table.folder)
+    outside = [index for index, name in enumerate(where.images) if not inside.holds(name)]
+    if outside:
+        raise InputError(
+            f"{table.name_of(column)} names {counted(len(outside), 'image')} outside the folder {table.folder}: "
+            f"{located(outside, where)}; if you trust where it comes from, pass --qfair-allow-outside"
+        )
 
 
 def _features(table: Table, options: DataOptions, kept: Kept, where: Rows, used: set[str]) -> Inputs:

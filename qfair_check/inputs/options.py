@@ -52,6 +52,7 @@ class DataOptions:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     transforms: str | None = None
+    allow_outside: bool = False
 
 
 def class_names(given: Iterable[object]) -> tuple[str, ...]:

@@ -238,7 +238,9 @@ def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
 def test_absolute_paths_and_other_image_columns(faces: str, tmp_path: Path) -> None:
     path = tmp_path / "elsewhere"
     path.mkdir()
-    data = read(write(path, f"image,label\n{tmp_path / 'images' / '2.png'},0\n"))
+    manifest = write(path, f"image,label\n{tmp_path / 'images' / '2.png'},0\n")
+    assert "outside the folder" in message(manifest)
+    data = read(manifest, allow_outside=True)
     torch.testing.assert_close(data.inputs[0][:, 0, 0], torch.tensor([20, 100, 200]) / 255)
 
 
