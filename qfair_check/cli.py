@@ -20,6 +20,7 @@ from qfair_check.option_table import (
     not_empty,
 )
 from qfair_check.options import Lookup, data_options, judge_options, measure_options, model_options
+from qfair_check.termination import ended_as_interrupted
 
 EXIT_INTERRUPTED, EXIT_USAGE = 2, 4
 
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parsed = _parser().parse_args(given)
     try:
-        return int(parsed.run(parsed, given))
+        with ended_as_interrupted():
+            return int(parsed.run(parsed, given))
     except QFairError as error:
         print(f"qfair: error: {_printable(as_command_line(str(error)))}", file=sys.stderr)
         return EXIT_USAGE

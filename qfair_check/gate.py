@@ -38,6 +38,7 @@ from qfair_check.sources import (
     shared_folder,
 )
 from qfair_check.summary_file import STEP_SUMMARY, SummaryFile, summary_file
+from qfair_check.termination import ended_as_interrupted
 
 _GATE_FILE = "gate.json"
 _IS_USED = "qfair_is_used"
@@ -225,8 +226,9 @@ class Gate:
         """Measure before the first test, in the controlling process."""
         if self.must_measure(session):
             try:
-                self._audit = self._measured(session)
-                self._publish(self._audit)
+                with ended_as_interrupted():
+                    self._audit = self._measured(session)
+                    self._publish(self._audit)
             except QFairError as error:
                 raise pytest.UsageError(str(error)) from None
         if self._must_compare(session):

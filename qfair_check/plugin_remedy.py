@@ -29,6 +29,7 @@ from qfair_check.remediate_command import remediation, say_comparison
 from qfair_check.remediate_options import recipes_of, refuse_overwriting, remediate_options, training_data
 from qfair_check.remedy_text import Told, told_of_remedy
 from qfair_check.sources import load_configured_model
+from qfair_check.termination import ended_as_interrupted
 
 Bound = tuple[str, Decimal]
 
@@ -130,6 +131,7 @@ class Remediation:
             capture.global_and_fixture_disabled() if capture else nullcontext(),
             redirect_stdout(sys.stderr),
             warnings.catch_warnings(),
+            ended_as_interrupted(),
         ):
             warnings.simplefilter("default")  # a warning while training is no reason to stop, even under -W error
             self._is_cut = not self._remedy_all()

@@ -15,6 +15,7 @@ TORCH = {"torch", "torchvision", "safetensors", "PIL", "scipy"}
 LAYERS = [
     ("errors", set()),
     ("files", set()),
+    ("termination", set()),
     ("precision", set()),
     ("integer_grid", set()),
     ("record", {"msgspec", "numpy", "pandas"}),

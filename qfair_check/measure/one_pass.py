@@ -1,6 +1,6 @@
 """One pass over the data: each chunk goes through the model at every precision, and is counted."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,10 @@ from qfair_check.audit_file import pack_outcomes
 from qfair_check.errors import InputError, MeasureError
 from qfair_check.inputs.grouped import GroupedData, Roster
 from qfair_check.inputs.sample import described, kind, mapped, parts
-from qfair_check.inputs.wording import listed
-from qfair_check.measure.chunks import Chunk, Samples
+from qfair_check.inputs.wording import counted, listed
+from qfair_check.measure.chunks import CHUNK, Chunk, Samples
 from qfair_check.measure.forward import Forward
+from qfair_check.measure.parts import Parts
 from qfair_check.measure.tally import Tally
 from qfair_check.precision import AS_IS
 
@@ -59,8 +60,11 @@ def one_pass(
     """
     counter: _Counter | None = None
     digests = []
+    parts_of = [Parts() for _ in forwards]
     for chunk in stream:
-        answers = [_logits(forward, chunk, data, seed) for forward in forwards]
+        answers = [
+            _logits(forward, in_parts, chunk, data, seed) for forward, in_parts in zip(forwards, parts_of, strict=True)
+        ]
         if counter is None:
             classes = answers[0].shape[1]
             if answers[-1].shape[1] != classes and forwards[-1].precision == AS_IS:
@@ -91,7 +95,8 @@ def one_pass(
     fitted = _fitted(known, counter.classes)
     tallies = [tally.reordered(position, len(fitted.group_names)) for tally in counter.tallies]
     right = [b"".join(packed) for packed in counter.right]
-    return Passed(tallies, right, digests, fitted, position, counter.notices())
+    notices = (*counter.notices(), *_told_of_memory(forwards, parts_of))
+    return Passed(tallies, right, digests, fitted, position, notices)
 
 
 class _Counter:
@@ -164,12 +169,24 @@ class _Counter:
             self._are_null &= not logits.any()
 
 
-def _logits(forward: Forward, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:
+def _told_of_memory(forwards: Sequence[Forward], parts_of: Sequence[Parts]) -> Iterator[str]:
+    """Say at which precisions chunks went through the model in parts; the last bits of floats depend on it."""
+    for forward, in_parts in zip(forwards, parts_of, strict=True):
+        if in_parts.rows is not None:
+            yield (
+                f"memory ran out at {forward.precision} with {CHUNK} samples at a time, and chunks went through the "
+                f"model {counted(in_parts.rows, 'sample')} at a time: values may differ in their last bits from those "
+                "of another run"
+            )
+
+
+def _logits(forward: Forward, in_parts: Parts, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:
     """Return the logits of a chunk; a model that changes its input or its answers, or draws, disturbs no other."""
     _seed_all(seed + chunk.start, forward.device)
     try:
         with torch.inference_mode():
-            return forward.logits(mapped(torch.clone, chunk.batch))[: chunk.size].copy()
+            answer = in_parts.run(lambda part: forward.logits(mapped(torch.clone, part)), chunk.batch)
+            return answer[: chunk.size].copy()
     except (Exception, SystemExit) as error:  # the user's model may raise anything
         raised = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
         last = data.where(chunk.start + chunk.size - 1)
