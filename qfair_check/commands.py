@@ -64,6 +64,7 @@ def audit_command(
             workers=measuring.workers,
             seed=measuring.seed,
             curvature=measuring.curvature,
+            bad_sample=measuring.bad_sample,
             reference=origin,
             command=command,
             progress=progress,

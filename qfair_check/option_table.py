@@ -103,6 +103,11 @@ MEASURE_OPTIONS = (
     Option("workers", "processes that load samples (default: 0, and up to 4 for images)", "N"),
     Option("seed", "for models and data sets that draw random numbers (default: 0)", "N"),
     Option(
+        "bad-sample",
+        "what a sample that cannot be read does: end the run, or leave its group insufficient (default: fail)",
+        choices=("fail", "insufficient"),
+    ),
+    Option(
         "curvature",
         "measure the gradient norm and the Hessian eigenvalues of every group, which takes many passes over the data",
         is_flag=True,

@@ -8,7 +8,7 @@ from typing import cast
 
 from qfair_check.errors import OptionError
 from qfair_check.inputs.bins import parse_bins
-from qfair_check.inputs.options import DataOptions, ModelOptions
+from qfair_check.inputs.options import BadSample, DataOptions, ModelOptions
 from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE, GATE_CHECKS, Insufficient
 from qfair_check.judge.limits import Limits, gate_limits, parse_confidence
 from qfair_check.measure.curvature_options import CurvatureOptions
@@ -32,6 +32,7 @@ class MeasureOptions:
     seed: int
     curvature: CurvatureOptions | None
     reference: ModelOptions | None = None
+    bad_sample: BadSample = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def measure_options(get: Lookup) -> MeasureOptions:
         seed=integer("seed", get("seed") or "0", least=0),
         curvature=_curvature(get),
         reference=ModelOptions(reference, get("arch"), bool(get("trust_pickle"))) if reference else None,
+        bad_sample=cast(BadSample, get("bad_sample") or "fail"),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 3
+UNREAD = "could not be read"
 DTDB_BINS = 50
 
 Count = Annotated[int, msgspec.Meta(ge=0)]

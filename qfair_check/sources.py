@@ -181,6 +181,7 @@ def _measure(
         workers=options.workers,
         seed=options.seed,
         curvature=options.curvature,
+        bad_sample=options.bad_sample,
         reference=reference if tuple(precisions) == (AS_IS,) else None,
         command=("pytest", *map(str, config.invocation_params.args)),
         progress=progress,
@@ -210,6 +211,7 @@ def _key(
         str(options.seed),
         options.device,
         str(options.curvature),
+        options.bad_sample,
     )
     digest = hashlib.sha256("\0".join(parts).encode())
     digest.update(fingerprint(model.forward))

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from qfair_check.errors import OptionError
 from qfair_check.inputs.bins import Bins
+
+BadSample = Literal["fail", "insufficient"]
 
 
 @dataclass(frozen=True, slots=True)

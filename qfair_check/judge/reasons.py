@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from qfair_check.record import UNREAD
 from qfair_check.reference_record import is_for_want_of_reference
 
 
@@ -26,6 +27,7 @@ class Fault(IntEnum):
     NO_BASELINE = 14
     OTHER_GROUPS = 15
     NO_ENTRY = 16
+    UNREAD = 0
 
 
 OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
@@ -44,6 +46,7 @@ _NO_SAMPLES = "no samples"
 _GO_ON = "--qfair-insufficient=warn goes on all the same"
 _CURES = {
     Fault.NO_CURVATURE: "audit the model again with --qfair-curvature",
+    Fault.UNREAD: "mend these samples, or leave them out of the data; the notices of the audit name them",
     Fault.NAN: "find out why the model gives such logits, and to whom",
     Fault.NOT_HELD: "audit the model again with this version of qfair_check",
     Fault.NO_REFERENCE: "audit the model again with --qfair-reference MODEL, the one that this was made from",
@@ -90,6 +93,8 @@ def fault_of_undefined(why: str) -> Fault:
     """
     if "NaN" in why:
         return Fault.NAN
+    if why.endswith(UNREAD):
+        return Fault.UNREAD
     if is_for_want_of_reference(why):
         return Fault.NO_REFERENCE
     return Fault.SMALL_GROUP if why.startswith(_NO_SAMPLES) else Fault.NO_VALUE

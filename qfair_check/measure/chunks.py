@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ Samples = GroupedData | LabelledData
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Samples `start` to `start + size`, with their class and group; `batch` has `CHUNK` rows, the first repeated."""
+    """Samples `start` to `start + size`, with their class and group; `batch` has `CHUNK` rows, the first repeated.
+
+    `unread` tells of each sample why it could not be read, or None; it is empty where all could be.
+    """
 
     start: int
     size: int
@@ -32,13 +36,22 @@ class Chunk:
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
     digest: bytes
+    unread: tuple[str | None, ...] = ()
+
+    @property
+    def is_unread(self) -> NDArray[np.bool_]:
+        """Which samples could not be read; another sample stands in the batch for each."""
+        return np.array([why is not None for why in self.unread] or [False] * self.size, np.bool_)
 
 
-def chunks(data: Samples, roster: Roster, *, batch_size: int, workers: int, seed: int) -> Generator[Chunk]:
+def chunks(
+    data: Samples, roster: Roster, *, batch_size: int, workers: int, seed: int, keeps_unread: bool = False
+) -> Generator[Chunk]:
     """Load every sample once, in dataset order.
 
     Float convolutions differ in the last bits with the batch size, so the model always sees `CHUNK` samples:
-    the numbers depend neither on `batch_size` nor on `workers`.
+    the numbers depend neither on `batch_size` nor on `workers`. With `keeps_unread`, a sample of known class and group
+    that cannot be loaded is part of its chunk all the same, and told.
 
     Raises
     ------
@@ -47,7 +60,7 @@ def chunks(data: Samples, roster: Roster, *, batch_size: int, workers: int, seed
     """
     start = 0
     pending: _Loaded | None = None
-    for loaded in _loaded(data, batch_size, workers, seed):
+    for loaded in _loaded(data, batch_size, workers, seed, keeps_unread and isinstance(data, GroupedData)):
         held = loaded if pending is None else pending + loaded
         whole = len(held) // CHUNK * CHUNK
         for offset in range(0, whole, CHUNK):
@@ -73,16 +86,22 @@ class _Loaded:
 
     batch: Sample
     said: list[Said | None]
+    unread: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.said)
 
     def __add__(self, other: "_Loaded") -> "_Loaded":
-        return _Loaded(mapped(lambda *both: torch.cat(both), self.batch, other.batch), self.said + other.said)
+        batch = mapped(lambda *both: torch.cat(both), self.batch, other.batch)
+        return _Loaded(batch, self.said + other.said, self._whys() + other._whys())
 
     def cut(self, start: int, stop: int) -> "_Loaded":
         """Return the samples from `start` to before `stop`."""
-        return _Loaded(mapped(lambda part: part[start:stop], self.batch), self.said[start:stop])
+        batch = mapped(lambda part: part[start:stop], self.batch)
+        return _Loaded(batch, self.said[start:stop], self._whys()[start:stop])
+
+    def _whys(self) -> list[str | None]:
+        return self.unread or [None] * len(self.said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +111,18 @@ class _Failure:
     index: int
     reason: str
     names_sample: bool = False
+
+    @property
+    def told(self) -> str:
+        """The reason with the sample that it is of."""
+        return self.reason if self.names_sample else f"sample {self.index}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A batch of which no sample could be loaded, and why."""
+
+    whys: list[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,19 +177,25 @@ def _read(data: Samples, index: int, seed: int, ask: Callable[[], object]) -> _R
         return index, _Failure(index, f"{type(error).__name__}: {error}")
 
 
-def _collate(samples: Sample | list[_Read]) -> _Loaded | _Failure | _Ragged:
+def _collate(samples: Sample | list[_Read], *, keeps_unread: bool = False) -> _Loaded | _Failure | _Ragged | _Unread:
     if not isinstance(samples, list):
         return _Loaded(samples, [None] * size_of(samples))
+    good = next((read for _, read in samples if not isinstance(read, _Failure)), None)
     values: list[Sample] = []
     said: list[Said | None] = []
+    whys: list[str | None] = []
     for index, read in samples:
-        if isinstance(read, _Failure):
+        if isinstance(read, _Failure) and not keeps_unread:
             return read
-        if values and kind(read[0]) != kind(values[0]):
-            return _Ragged(((samples[0][0], kind(values[0])), (index, kind(read[0]))))
-        values.append(read[0])
-        said.append(read[1])
-    return _Loaded(stacked(values), said)
+        value, told = (good or (None, None)) if isinstance(read, _Failure) else read
+        if value is not None and good and kind(value) != kind(good[0]):
+            return _Ragged(((samples[0][0], kind(good[0])), (index, kind(value))))
+        values += [] if value is None else [value]
+        said.append(told)
+        whys.append(read.told if isinstance(read, _Failure) else None)
+    if good is None:
+        return _Unread(whys)
+    return _Loaded(stacked(values), said, whys if any(whys) else [])
 
 
 def _mismatch(data: Samples, found: Kind, expected: Kind) -> str:
@@ -172,13 +209,16 @@ def _mismatch(data: Samples, found: Kind, expected: Kind) -> str:
     return f"its shape is {described(found)}, and that of the samples before is {described(expected)}; {cure}"
 
 
-def _loaded(data: Samples, batch_size: int, workers: int, seed: int) -> Iterator[_Loaded]:
+def _loaded(data: Samples, batch_size: int, workers: int, seed: int, keeps_unread: bool) -> Iterator[_Loaded]:
     expected: Kind | None = None
     seen = 0
+    batches = (
+        _one_by_one(data, batch_size, seed)
+        if data.is_iterable
+        else _loader(data, batch_size, workers, seed, keeps_unread)
+    )
     try:
-        for loaded in (
-            _one_by_one(data, batch_size, seed) if data.is_iterable else _loader(data, batch_size, workers, seed)
-        ):
+        for loaded in _stood_in(batches, data.source):
             if isinstance(loaded, _Failure):
                 where = "" if loaded.names_sample else f"{data.where(loaded.index)} cannot be used: "
                 raise InputError(where + loaded.reason)
@@ -199,12 +239,37 @@ def _loaded(data: Samples, batch_size: int, workers: int, seed: int) -> Iterator
         raise InputError(f"loading {data.source} failed: {reason}; try --qfair-workers 0") from error
 
 
-def _loader(data: Samples, batch_size: int, workers: int, seed: int) -> Iterable[_Loaded | _Failure | _Ragged]:
+def _stood_in(
+    batches: Iterable[_Loaded | _Failure | _Ragged | _Unread], source: str
+) -> Iterator[_Loaded | _Failure | _Ragged]:
+    """Put a sample that could be loaded in place of batches of which none could."""
+    example: Sample | None = None
+    held: list[_Unread] = []
+    for batch in batches:
+        if isinstance(batch, _Unread):
+            held.append(batch)
+        elif isinstance(batch, _Loaded):
+            example = mapped(lambda part: part[:1], batch.batch)
+        if example is not None:
+            for unread in held:
+                size = len(unread.whys)
+                filled = mapped(lambda part, size=size: part.expand(size, *part.shape[1:]).clone(), example)
+                yield _Loaded(filled, [None] * size, unread.whys)
+            held.clear()
+        if not isinstance(batch, _Unread):
+            yield batch
+    if held:
+        raise InputError(f"no sample of {source} could be read: {held[0].whys[0]}")
+
+
+def _loader(
+    data: Samples, batch_size: int, workers: int, seed: int, keeps_unread: bool
+) -> Iterable[_Loaded | _Failure | _Ragged | _Unread]:
     return DataLoader(
         _Indexed(data, seed),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, keeps_unread=keeps_unread),
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -228,7 +293,7 @@ class _Asking:
             raise _EndError from None
 
 
-def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged]:
+def _one_by_one(data: Samples, batch_size: int, seed: int) -> Iterator[_Loaded | _Failure | _Ragged | _Unread]:
     """Read an iterable data set in this process: workers would each read it whole."""
     index = 0
     pending: list[_Read] = []
@@ -261,7 +326,11 @@ def _chunk(start: int, loaded: _Loaded, roster: Roster) -> Chunk:
     size = len(loaded)
     content = mapped(lambda part: part.contiguous(), loaded.batch)
     labels, groups = roster.take(start, loaded.said)
-    return Chunk(start, size, mapped(_filled, content), labels, groups, _digest(content))
+    digest = _digest(content)
+    if places := [place for place, why in enumerate(loaded.unread) if why is not None]:
+        blank = _digest(mapped(lambda part: part.index_fill(0, torch.tensor(places), 0), content))
+        digest = hashlib.sha256(blank + f"unread {places}".encode()).digest()
+    return Chunk(start, size, mapped(_filled, content), labels, groups, digest, tuple(loaded.unread))
 
 
 def _digest(batch: Sample) -> bytes:

@@ -20,6 +20,7 @@ from qfair_check.precision import AS_IS
 
 _BLOCK_VALUES = 15_000
 _SURE = 30
+_MOST_UNREAD = 10
 
 Progress = Callable[[str, int, int | None], object]
 
@@ -60,6 +61,7 @@ def one_pass(
     """
     counter: _Counter | None = None
     digests = []
+    unread: list[str] = []
     parts_of = [Parts() for _ in forwards]
     for chunk in stream:
         answers = [
@@ -84,6 +86,7 @@ def one_pass(
         _check_labels(chunk, counter.classes, data)
         counter.add(chunk, answers)
         digests.append(chunk.digest)
+        unread += [why for why in chunk.unread if why is not None]
         if keep:
             keep(chunk)
         if progress:
@@ -95,7 +98,7 @@ def one_pass(
     fitted = _fitted(known, counter.classes)
     tallies = [tally.reordered(position, len(fitted.group_names)) for tally in counter.tallies]
     right = [b"".join(packed) for packed in counter.right]
-    notices = (*counter.notices(), *_told_of_memory(forwards, parts_of))
+    notices = (*counter.notices(), *_told_of_memory(forwards, parts_of), *_told_of_unread(unread))
     return Passed(tallies, right, digests, fitted, position, notices)
 
 
@@ -125,10 +128,11 @@ class _Counter:
         chunks = [chunk for chunk, _ in self._held]
         labels = np.concatenate([chunk.labels for chunk in chunks])
         groups = np.concatenate([chunk.groups for chunk in chunks])
+        unread = np.concatenate([chunk.is_unread for chunk in chunks])
         by_subject = [np.concatenate(logits) for logits in zip(*(answers for _, answers in self._held), strict=True)]
         width = max(self._roster.n_groups, self.tallies[0].counts.shape[1])
         for index, logits in enumerate(by_subject):
-            tally, right = Tally.of(logits, by_subject[0], labels, groups, width)
+            tally, right = Tally.of(logits, by_subject[0], labels, groups, width, unread)
             self.tallies[index] = self.tallies[index].widened(width) + tally
             self.right[index].append(pack_outcomes(right))
         self._look_at(by_subject[0])
@@ -178,6 +182,14 @@ def _told_of_memory(forwards: Sequence[Forward], parts_of: Sequence[Parts]) -> I
                 f"model {counted(in_parts.rows, 'sample')} at a time: values may differ in their last bits from those "
                 "of another run"
             )
+
+
+def _told_of_unread(whys: Sequence[str]) -> Iterator[str]:
+    """Name the samples that could not be read, the first ten of many."""
+    if whys:
+        more = len(whys) - _MOST_UNREAD
+        told = "; ".join(whys[:_MOST_UNREAD]) + (f"; and {more:,} more" if more > 0 else "")
+        yield f"{counted(len(whys), 'sample')} could not be read, and their groups cannot be judged: {told}"
 
 
 def _logits(forward: Forward, in_parts: Parts, chunk: Chunk, data: Samples, seed: int) -> NDArray[np.float64]:

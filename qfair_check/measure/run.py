@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
-from typing import SupportsIndex
+from typing import SupportsIndex, get_args
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from qfair_check.audit_file import outcomes_digest
 from qfair_check.errors import InputError, OptionError
 from qfair_check.inputs.data import GroupedData, as_samples, load_data
 from qfair_check.inputs.model import Model, as_model, load_model
+from qfair_check.inputs.options import BadSample
 from qfair_check.inputs.sample import Sample
 from qfair_check.measure.as_is import RULE, as_is, grids_by_weight
 from qfair_check.measure.backward_pass import BackwardPass, Curved
@@ -61,6 +62,7 @@ def audit(
     seed: int = 0,
     curvature: CurvatureOptions | None = None,
     reference: object = None,
+    bad_sample: BadSample = "fail",
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Audit:
@@ -91,6 +93,9 @@ def audit(
     reference : Model, torch.nn.Module, callable, Audit or path, optional
         For ``asis``: the model that this one was made from, or an audit of it, whose fp32 values are the baseline.
         Without one, the audit that was saved beside the model's file, if there is one; else the baseline has no values.
+    bad_sample : str
+        What a sample that cannot be read, of a known class and group, does: ``fail`` ends the audit; ``insufficient``
+        goes on without it, names it, and leaves what is measured of its group undefined.
     command : sequence of str
         Recorded in the audit, so that it can be run again.
     progress : callable, optional
@@ -115,6 +120,8 @@ def audit(
     True
     """
     started = time.monotonic()
+    if bad_sample not in get_args(BadSample):
+        raise OptionError(f"bad_sample is {bad_sample!r}: it is fail or insufficient")
     subject = load_model(model) if isinstance(model, str | os.PathLike) else as_model(model)
     samples = load_data(data, model=subject) if isinstance(data, str | os.PathLike) else as_samples(data)
     precisions = parse_precisions(bits)
@@ -129,7 +136,15 @@ def audit(
     _check_counts(batch_size=(batch_size, 1), workers=(workers, 0), seed=(seed, 0))
     with _own_random_state(place), _exact_arithmetic(place), ExitStack() as stack:
         roster = samples.roster()
-        with closing(chunks(samples, roster, batch_size=batch_size, workers=workers, seed=seed)) as stream:
+        loaded = chunks(
+            samples,
+            roster,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            keeps_unread=bad_sample == "insufficient",
+        )
+        with closing(loaded) as stream:
             first = next(stream, None)
             if first is None:
                 raise InputError(f"{samples.source} holds no samples")

@@ -79,7 +79,7 @@ class Spool:
             self._row_bytes = sum(_row_bytes(part) for _, part in parts(chunk.batch))
         rows = _as_bytes(chunk.batch)
         with _told():
-            for offset in range(chunk.size):
+            for offset in np.flatnonzero(~chunk.is_unread).tolist():
                 row = self._place(int(chunk.groups[offset]), chunk.start + offset, int(chunk.labels[offset]))
                 if row is not None:
                     self._file.seek(row * self._row_bytes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qfair_check.record import DTDB_BINS, Measures, Recall
+from qfair_check.record import DTDB_BINS, UNREAD, Measures, Recall
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -33,12 +33,12 @@ PAIRED = (
     "wrong_to_right",
     "both_wrong",
 )
-_COUNTS = ("samples", "nonfinite", "null_logits", "correct", "flips", "right_to_wrong", "wrong_to_right")
+_COUNTS = ("samples", "nonfinite", "null_logits", "correct", "flips", "right_to_wrong", "wrong_to_right", "unread")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """Sums by group at one precision: `counts` (7, groups), `sums` (7, groups) and three histograms.
+    """Sums by group at one precision: `counts` (8, groups), `sums` (7, groups) and three histograms.
 
     `Tally.of` makes one from a block of samples and `+` joins two, in any order and from any process.
     """
@@ -71,7 +71,13 @@ class Tally:
 
     @classmethod
     def of(
-        cls, logits: Floats, baseline: Floats, labels: Integers, groups: Integers, n_groups: int
+        cls,
+        logits: Floats,
+        baseline: Floats,
+        labels: Integers,
+        groups: Integers,
+        n_groups: int,
+        unread: Flags | None = None,
     ) -> tuple["Tally", Flags]:
         """Tally a block of samples, and return also whether each prediction was right.
 
@@ -83,10 +89,13 @@ class Tally:
             True class and group of each sample.
         n_groups : int
             Number of groups, also of those without a sample here.
+        unread : bool array, shape (samples,), optional
+            Which samples could not be read: their logits mean nothing.
         """
+        lacking = np.zeros(len(logits), np.bool_) if unread is None else unread
         z = _by_class(logits)
         r = z if baseline is logits else _by_class(baseline)
-        finite: Flags = np.asarray(np.isfinite(z).all(axis=0), np.bool_)
+        finite: Flags = np.asarray(np.isfinite(z).all(axis=0), np.bool_) & ~lacking
         both: Flags = finite if r is z else finite & np.asarray(np.isfinite(r).all(axis=0), np.bool_)
         z[:, ~finite] = 0.0
         r[:, ~both] = 0.0
@@ -118,12 +127,13 @@ class Tally:
                 cosine_distance,
             )
         flags = (
-            ~finite,
+            ~finite & ~lacking,
             null & both,
             right,
             changed,
             before & ~right & both,
             right & ~before & both,
+            lacking,
         )
         bins = np.minimum((probabilities.take(of_label) * DTDB_BINS).astype(np.int64), DTDB_BINS - 1)
         classes = len(z)
@@ -157,8 +167,8 @@ class Tally:
         return tuple(self._measures(group, baseline) for group in range(self.counts.shape[1]))
 
     def recalls(self, classes: tuple[str, ...]) -> tuple[Recall, ...]:
-        """Return recall by class and group; a gap is not defined where a group has NaN or infinite logits."""
-        is_finite = not self.counts[_COUNTS.index("nonfinite")].any()
+        """Return recall by class and group; a gap is not defined where logits are not finite, or samples unread."""
+        is_finite = not any(self.counts[_COUNTS.index(name)].any() for name in ("nonfinite", "unread"))
         return tuple(
             _recall(label, self.class_samples[:, index], self.class_correct[:, index], is_finite)
             for index, label in enumerate(classes)
@@ -204,6 +214,8 @@ def _undefined(values: dict[str, float | int | None], count: dict[str, int], bef
     n = count["samples"]
     if not n:
         return {name: "no samples" for name, value in values.items() if value is None}
+    if count["unread"]:
+        return dict.fromkeys(values, f"{count['unread']} of {n} samples {UNREAD}")
     if count["nonfinite"]:
         return dict.fromkeys(values, f"{count['nonfinite']} of {n} samples have NaN or infinite logits")
     if before["nonfinite"]:
