@@ -1,7 +1,6 @@
 """An audit as a JSON file, its outcomes as a side file, and the JSON Schema of both."""
 
 import hashlib
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from qfair_check.contradictions import contradiction
 from qfair_check.errors import InputError
 from qfair_check.files import replace_file
+from qfair_check.outcome_rows import beside, npy, read_rows
 from qfair_check.record import SCHEMA_VERSION, Audit
 
 
@@ -20,7 +20,7 @@ def write_audit(audit: Audit, path: Path) -> None:
     """Write what `Audit.save` promises."""
     try:
         if audit.outcomes:
-            replace_file(_outcomes_path(audit, path), _npy(audit.outcomes))
+            replace_file(_outcomes_path(audit, path), npy(list(audit.outcomes.values())))
         bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}))
         del bare["outcomes"]
         replace_file(path, msgspec.json.format(msgspec.json.encode(as_text(bare)), indent=1) + b"\n")
@@ -81,7 +81,7 @@ def pack_outcomes(right: NDArray[np.bool_]) -> bytes:
 
 def outcomes_digest(outcomes: dict[str, bytes]) -> str:
     """Return the sha256 of the side file that holds these outcomes."""
-    return hashlib.sha256(_npy(outcomes)).hexdigest()
+    return hashlib.sha256(npy(list(outcomes.values()))).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +90,12 @@ class _Version:
 
 
 def _outcomes_path(audit: Audit, path: Path) -> Path:
-    return path.with_name(f"{path.stem}.{audit.outcomes_sha256[:16]}.outcomes.npy")
-
-
-def _npy(outcomes: dict[str, bytes]) -> bytes:
-    rows = np.stack([np.frombuffer(packed, np.uint8) for packed in outcomes.values()])
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
-    return buffer.getvalue()
+    return beside(path, audit.outcomes_sha256)
 
 
 def _read_outcomes(path: Path, audit: Audit) -> dict[str, bytes]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InputError(f"cannot read the outcomes {path}: {error.strerror or error}") from error
-    if hashlib.sha256(raw).hexdigest() != audit.outcomes_sha256:
-        raise InputError(f"{path} is damaged: its hash is not the one the audit names; audit the model again")
-    rows = np.load(io.BytesIO(raw), allow_pickle=False)
-    names = [result.precision for result in audit.precisions][-len(rows) :]  # fp32 has none if there is no reference
-    return {name: row.tobytes() for name, row in zip(names, rows, strict=True)}
+    names = [result.precision for result in audit.precisions]
+    named_by = "the audit names; audit the model again"
+    rows = read_rows(path, audit.outcomes_sha256, audit.data.samples, len(names), named_by)
+    # fp32 has none if there is no reference
+    return {} if rows is None else dict(zip(names[-len(rows) :], rows, strict=True))

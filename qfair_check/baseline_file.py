@@ -1,18 +1,17 @@
 """A baseline as a file that reviews well: a line for each group, and nothing that changes without the numbers."""
 
 import hashlib
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 
 from qfair_check.baseline_record import BASELINE_VERSION, Baseline, Entry, Tally
 from qfair_check.errors import InputError
 from qfair_check.files import replace_file
+from qfair_check.outcome_rows import beside, npy, read_rows
 from qfair_check.precision import Precision
 
 _MOST_BYTES = 64 * 2**20
@@ -64,9 +63,9 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     before = _side_files(path)
     try:
         if side and digest:
-            replace_file(_beside(path, digest), side)
+            replace_file(beside(path, digest), side)
         replace_file(path, _text(baseline, digest).encode())
-        for old in before - ({_beside(path, digest)} if digest else set()):
+        for old in before - ({beside(path, digest)} if digest else set()):
             old.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the baseline {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -180,35 +179,20 @@ def _contradiction(read: _File) -> str | None:
 
 def _npy(baseline: Baseline) -> bytes | None:
     """Return the side file: a row for each entry; None where one of them is not known."""
-    rows = [np.frombuffer(entry.right, np.uint8) for entry in baseline.entries]
-    if not rows or any(len(row) != len(rows[0]) or not len(row) for row in rows):
-        return None
-    buffer = io.BytesIO()
-    np.save(buffer, np.stack(rows), allow_pickle=False)
-    return buffer.getvalue()
+    rows = [entry.right for entry in baseline.entries]
+    return npy(rows) if rows and all(len(row) == len(rows[0]) > 0 for row in rows) else None
 
 
 def _rows(path: Path, digest: str | None, entries: list[Entry]) -> list[bytes]:
     unknown = [b""] * len(entries)
     if digest is None:
         return unknown
-    side = _beside(path, digest)
-    try:
-        raw = side.read_bytes()
-    except FileNotFoundError:
-        return unknown
-    except OSError as error:
-        raise InputError(f"cannot read the outcomes {side}: {error.strerror or error}") from error
-    if hashlib.sha256(raw).hexdigest() != digest:
-        raise InputError(f"{side} is damaged: its hash is not the one that {path} names; take it away, or {_AGAIN}")
-    rows = np.load(io.BytesIO(raw), allow_pickle=False)
-    if rows.dtype != np.uint8 or rows.ndim != 2 or len(rows) != len(entries):
+    side = beside(path, digest)
+    samples = entries[0].overall.samples
+    rows = read_rows(side, digest, samples, len(entries), f"that {path} names; take it away, or {_AGAIN}")
+    if rows is not None and len(rows) != len(entries):
         raise InputError(f"{side} holds no row for each precision: take it away, or {_AGAIN}")
-    return [row.tobytes() for row in rows]
-
-
-def _beside(path: Path, digest: str) -> Path:
-    return path.with_name(f"{path.stem}.{digest[:16]}.outcomes.npy")
+    return unknown if rows is None else rows
 
 
 def _side_files(path: Path) -> set[Path]:
@@ -217,4 +201,4 @@ def _side_files(path: Path) -> set[Path]:
         read = msgspec.json.decode(path.read_bytes(), type=_File)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return set()
-    return {_beside(path, read.outcomes)} if read.outcomes else set()
+    return {beside(path, read.outcomes)} if read.outcomes else set()

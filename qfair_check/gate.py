@@ -97,7 +97,7 @@ class Gate:
             gate = cls(config, precisions, judging, saved, GateBaseline.from_config(config, precisions))
             gate.check_inputs()
         except QFairError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise _usage_error(error) from None
         return gate
 
     def check_inputs(self) -> None:
@@ -230,12 +230,12 @@ class Gate:
                     self._audit = self._measured(session)
                     self._publish(self._audit)
             except QFairError as error:
-                raise pytest.UsageError(str(error)) from None
+                raise _usage_error(error) from None
         if self._must_compare(session):
             try:
                 self._against.settle(self.audit, self.precisions)
             except QFairError as error:
-                raise pytest.UsageError(str(error)) from None
+                raise _usage_error(error) from None
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -407,3 +407,8 @@ def _with_progress(config: pytest.Config, model: Any, data: Any, precisions: tup
 
     with progress_bar() as progress:
         return measured_audit(config, model, data, precisions, progress=progress)
+
+
+def _usage_error(error: Exception) -> pytest.UsageError:
+    """Return what ends the run, in characters that cannot command a terminal."""
+    return pytest.UsageError("\n".join(map(printable, str(error).split("\n"))))

@@ -60,6 +60,7 @@ OF_RECORD = {
     "contradictions",
     "curvature_record",
     "gaps",
+    "outcome_rows",
     "reference_record",
     "training_record",
 }

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -273,3 +274,12 @@ def test_any_edit_gives_an_audit_or_one_clear_error(path, data):
     target.write_text(json.dumps(edited))
     with contextlib.suppress(InputError):
         assert isinstance(Audit.load(target), Audit)
+
+
+def test_made_up_outcomes_of_the_right_hash_are_refused(path, audit):
+    made_up = b"\x93NUMPY\x01\x00v\x00" + b"{" * 118
+    digest = hashlib.sha256(made_up).hexdigest()
+    path.write_text(path.read_text().replace(audit.outcomes_sha256, digest))
+    path.with_name(f"audit.{digest[:16]}.outcomes.npy").write_bytes(made_up)
+    with pytest.raises(InputError, match=r"outcomes\.npy does not hold a bit for each sample"):
+        Audit.load(path)

@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +14,12 @@ from qfair_check.baseline_record import Baseline, Entry, Tally
 from qfair_check.errors import InputError, QFairError
 
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=4, unique=True)
+
+
+def _array(values):
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
 
 
 @st.composite
@@ -97,4 +105,27 @@ def test_a_damaged_file_is_one_error_or_is_read(tmp_path_factory, data):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
     with suppress(QFairError):
+        read_baseline(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY\x01\x00v\x00" + b"{" * 118 + b"\x01" * 12,
+        _array(np.ones((1, 11), np.uint8)),
+        _array(np.ones((2, 12), np.uint8)),
+        _array(np.ones((1, 12), np.int8)),
+        _array(np.ones((12, 1), np.uint8)),
+        _array(np.ones((1, 12), np.uint8)) + b"more",
+    ],
+)
+def test_a_made_up_side_file_of_the_right_hash_is_refused(tmp_path, made, content):
+    path = tmp_path / "base.json"
+    write_baseline(made, path)
+    (side,) = tmp_path.glob("*.npy")
+    digest = hashlib.sha256(content).hexdigest()
+    path.write_text(path.read_text().replace(hashlib.sha256(side.read_bytes()).hexdigest(), digest))
+    (tmp_path / f"base.{digest[:16]}.outcomes.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"outcomes\.npy (does not hold a bit|is damaged)"):
         read_baseline(path)

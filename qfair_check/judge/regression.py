@@ -104,18 +104,28 @@ def judge_regression(
 
 
 def check_same_data(baseline: Baseline, audit: Audit) -> None:
-    """Refuse a baseline of other data in the same groups.
+    """Refuse a baseline of other data in the same groups, or of other numbers of samples in the same data.
 
     Raises
     ------
     OptionError
         Saying so.
     """
-    if baseline.data != audit.data.sha256 and not _other_groups(baseline, audit):
+    if _other_groups(baseline, audit):
+        return
+    if baseline.data != audit.data.sha256:
         raise OptionError(
             f"the baseline is of other data ({baseline.data[:12]}) than this audit ({audit.data.sha256[:12]}): name "
             "that of these samples, or write it anew with --qfair-update-baseline"
         )
+    for entry in baseline.entries:
+        tallies = _sorted(entry, baseline.groups, audit.groups)
+        for name, before, now in zip(audit.groups, tallies, audit.precisions[0].groups, strict=True):
+            if before.samples != now.samples:
+                raise OptionError(
+                    f"the baseline was edited: it has {before.samples:,} samples of group {name}, and the same data "
+                    f"have {now.samples:,}; write it anew with --qfair-update-baseline"
+                )
 
 
 def _refused(now: Entry, limit: Decimal, reasons: Sequence[Reason]) -> Verdict:

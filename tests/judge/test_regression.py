@@ -120,3 +120,11 @@ def test_baselines_are_joined_by_their_keys():
     assert changes(more, one)[-1] == "int8 absmax: gone"
     with pytest.raises(OptionError, match="of other data"):
         one.updated(replace(more, data="e" * 64))
+
+
+def test_other_numbers_of_samples_in_the_same_data_are_refused(audit):
+    (entry,) = baseline(audit).entries
+    edited = replace(entry, groups=(*entry.groups[:2], Tally(40, 36)))
+    told = "the baseline was edited: it has 40 samples of group C, and the same data have 50; write it anew"
+    with pytest.raises(OptionError, match=told):
+        judged(audit, replace(baseline(audit), entries=(edited,)))

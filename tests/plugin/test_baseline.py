@@ -254,3 +254,16 @@ def test_without_outcomes_it_is_compared_by_counts(gate, pytester):
     assert pytester.runpytest(AUDIT, BASE, *LOOSE).ret == 0
     result = pytester.runpytest(AUDIT, BASE, *LOOSE, "--qfair-max-regression=0", "--qfair-max-fvo=0")
     assert result.ret == 1
+
+
+def test_names_in_a_refused_baseline_cannot_command_a_terminal(pytester, make_audit):
+    sizes = {"A": 500, "\x1b[31mB": 400}
+    make_audit(sizes, fp32=sizes, int4=sizes).save(pytester.path / "audit.json")
+    pytester.runpytest(AUDIT, BASE, *LOOSE)
+    text = (pytester.path / "base.json").read_text()
+    (pytester.path / "base.json").write_text(
+        text.replace('"correct": 400, "samples": 400', '"correct": 399, "samples": 399')
+    )
+    result = pytester.runpytest(AUDIT, BASE, *LOOSE)
+    assert result.ret == 4
+    assert r"it has 399 samples of group \x1b[31mB" in result.stderr.str()
