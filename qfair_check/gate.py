@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from qfair_check.errors import MeasureError, OptionError, QFairError
 from qfair_check.gate_baseline import GateBaseline
+from qfair_check.gate_cache import through_cache
 from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_gate_ids
 from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.regression import REGRESSION
@@ -227,7 +229,7 @@ class Gate:
         if self.must_measure(session):
             try:
                 with ended_as_interrupted():
-                    self._audit = self._measured(session)
+                    self._audit = through_cache(self.config, session, partial(self._measured, session))
                     self._publish(self._audit)
             except QFairError as error:
                 raise _usage_error(error) from None

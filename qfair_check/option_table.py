@@ -206,6 +206,8 @@ PLUGIN_OPTIONS = (
     *BASELINE_OPTIONS,
     Option("audit", "gate a saved audit instead of a model, without loading torch", "FILE"),
     Option("json", "write the audit to this file", "FILE"),
+    Option("no-cache", "measure anew, even where nothing has changed since an earlier run", is_flag=True),
+    Option("cache-content", "tell unchanged images by their bytes, not by size and time of change", is_flag=True),
     Option("summary", "write a summary in markdown to this file, or github for the summary of the CI step", "FILE"),
     Option(
         "remediate",

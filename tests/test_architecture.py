@@ -29,6 +29,7 @@ LAYERS = [
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
     ("option_table", set()),
     ("options", set()),
+    ("audit_key", {"pyarrow"}),
     ("baseline_options", set()),
     ("progress", {"tqdm"}),
     ("console", set()),
@@ -45,6 +46,7 @@ LAYERS = [
     ("fixture", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate_baseline", {"pytest"}),
+    ("gate_cache", {"pytest"}),
     ("gate", {"pytest"}),
     ("plugin_remedy", {"pytest", "_pytest"}),
     ("html_extras", {"pytest"}),
@@ -54,6 +56,7 @@ NAMES = [name for name, _ in LAYERS]
 # The record in other shapes, its parts, and what follows from it: one layer.
 OF_RECORD = {
     "audit_file",
+    "audit_cache",
     "audit_frame",
     "baseline_file",
     "baseline_record",

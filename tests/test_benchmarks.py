@@ -146,6 +146,11 @@ def test_baseline(ran):
     assert (found["groups"], found["precisions"]) == (4, 6)
 
 
+def test_cached_gate(ran):
+    found = ran("cached_gate", "--rounds", 1)
+    assert found["ratio"] == pytest.approx(found["seconds"]["cached"] / found["seconds"]["measured"], rel=0.1)
+
+
 def test_how_often_verdicts_are_wrong(monkeypatch, capsys):
     monkeypatch.syspath_prepend(FOLDER)
     simulation = runpy.run_path(str(FOLDER / "confidence_errors.py"))

@@ -13,12 +13,11 @@ from qfair_check.inputs.bins import Bins, number
 from qfair_check.inputs.grouped import GroupedData, Inputs
 from qfair_check.inputs.images import ImageFiles, choose_preprocessing
 from qfair_check.inputs.labels import Names, assign_classes, intersect
-from qfair_check.inputs.options import DataOptions, Preprocessing
+from qfair_check.inputs.options import IMAGE_COLUMNS, DataOptions, Preprocessing
 from qfair_check.inputs.paths import Inside
 from qfair_check.inputs.table import Kept, Rows, Table
 from qfair_check.inputs.wording import counted, listed, located
 
-IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path")
 _LABEL, _GROUP, _SPLIT = "label", "group", "split"
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from qfair_check.errors import OptionError
 from qfair_check.inputs.bins import Bins
 
+IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath", "image_path")
 BadSample = Literal["fail", "insufficient"]
 
 
