@@ -18,6 +18,7 @@ from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO
 from qfair_check.options import JudgeOptions, judge_options, measure_options
 from qfair_check.overrides import inputs_from_fixtures, overridden_fixtures
+from qfair_check.overwriting import refuse_overwriting
 from qfair_check.plugin_options import (
     audit_path,
     check_command_line_limits,
@@ -42,6 +43,7 @@ from qfair_check.termination import ended_as_interrupted
 
 _GATE_FILE = "gate.json"
 _IS_USED = "qfair_is_used"
+_WRITTEN, _READ = ("baseline", "json"), ("audit", "model", "data", "reference", "train_data")
 _FIXTURES = frozenset({"qfair_precision", "qfair_audit", "qfair_model", "qfair_data"})
 
 
@@ -130,7 +132,7 @@ class Gate:
             raise OptionError(f"--qfair-json {target} is a folder: name a file in it")
         if summary := lookup(self.config)("summary"):
             self._summary = summary_file(summary)
-            self._check_summary()
+        self._check_files()
 
     @property
     def is_gating(self) -> bool:
@@ -253,12 +255,11 @@ class Gate:
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
-    def _check_summary(self) -> None:
-        """Refuse a summary in place of another file of this run."""
-        for key in ("audit", "model", "data", "json"):
-            path = lookup(self.config)(key)
-            if path and self._summary and self._summary.path.resolve() == Path(path).resolve():
-                raise OptionError(f"--qfair-summary {self._summary} is the file of --qfair-{key}: name another")
+    def _check_files(self) -> None:
+        """Refuse to write over a file that this run reads, or writes too."""
+        get, written = lookup(self.config), {"--qfair-summary": str(self._summary) if self._summary else None}
+        written |= {f"--qfair-{key}": get(key) for key in _WRITTEN if key != "json" or not self._is_saved}
+        refuse_overwriting(written, {f"--qfair-{key.replace('_', '-')}": get(key) for key in _READ})
 
     def _write_summary(self) -> str:
         """Return what became of it."""

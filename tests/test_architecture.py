@@ -29,6 +29,7 @@ LAYERS = [
     ("demo.train", {"torch", "numpy", "safetensors", "sklearn"}),
     ("option_table", set()),
     ("options", set()),
+    ("overwriting", set()),
     ("baseline_options", set()),
     ("progress", {"tqdm"}),
     ("console", set()),

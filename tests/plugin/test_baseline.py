@@ -267,3 +267,38 @@ def test_names_in_a_refused_baseline_cannot_command_a_terminal(pytester, make_au
     result = pytester.runpytest(AUDIT, BASE, *LOOSE)
     assert result.ret == 4
     assert r"it has 399 samples of group \x1b[31mB" in result.stderr.str()
+
+
+@pytest.mark.parametrize("key", ["audit", "json", "summary", "model", "data", "reference"])
+def test_a_baseline_takes_no_place_of_another_file(pytester, save, key):
+    save()
+    before = (pytester.path / "audit.json").read_bytes()
+    (pytester.path / "link").symlink_to("audit.json")
+    subject = [] if key == "audit" else ["--qfair-model=demo"] if key != "model" else ["--qfair-data=demo"]
+    subject += ["--bits=asis"] if key == "reference" else []
+    result = pytester.runpytest(
+        *subject, f"--qfair-{key}=link", "--qfair-baseline=audit.json", "--qfair-update-baseline"
+    )
+    assert result.ret == 4
+    one, other = ("summary", "baseline") if key == "summary" else ("baseline", key)
+    result.stderr.fnmatch_lines([f"ERROR: --qfair-{one} * is the file of --qfair-{other}: name another"])
+    assert (pytester.path / "audit.json").read_bytes() == before
+
+
+def test_an_audit_takes_no_place_of_the_model(pytester, save, capsys):
+    save()
+    result = pytester.runpytest("--qfair-model=audit.json", "--qfair-data=demo", "--qfair-json=./audit.json")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --qfair-json ./audit.json is the file of --qfair-model: name another"])
+    assert main(["audit", "demo", "--data", "audit.json", "--out", "./audit.json"]) == 4
+    assert main(["gate", "audit.json", "--baseline", "audit.json", "--update-baseline"]) == 4
+    told = capsys.readouterr().err
+    assert "--out ./audit.json is the file of the data: name another" in told
+    assert "--baseline audit.json is the file of the audit: name another" in told
+    Audit.load(pytester.path / "audit.json")
+
+
+def test_an_audit_that_the_ini_file_would_write_may_be_read(pytester, save):
+    save()
+    pytester.makeini("[pytest]\nqfair_json = audit.json")
+    assert pytester.runpytest(AUDIT, *LOOSE).ret == 0
