@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from qfair_check.baseline_options import BaselineOptions, Settled, settle_baseline
+from qfair_check.baseline_options import BaselineOptions, Settled, settle_baseline, write_due
 from qfair_check.console import columns, say
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
@@ -94,6 +94,7 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions, against: Ba
     if against:
         check_limits_bind({REGRESSION: against.limit}, names)
         settled = settle_baseline(against, audit, names)
+        write_due(against, settled)
         least = judging.min_group_size
         verdicts += [
             judge_regression(audit, settled.baseline, bound, name, min_group_size=least)

@@ -44,6 +44,7 @@ LAYERS = [
     ("fingerprint", {"torch"}),
     ("sources", {"pytest", "filelock"}),
     ("fixture", set()),
+    ("gate_header", set()),
     ("gate_items", {"pytest", "_pytest"}),
     ("gate_baseline", {"pytest"}),
     ("gate", {"pytest"}),

@@ -190,11 +190,43 @@ def test_a_word_after_the_bare_option_is_no_way_to_update(pytester, save):
 
 
 @pytest.mark.parametrize(
-    "select", [("--collect-only",), ("-k", "group-drop"), ("--deselect", "qfair::regression[int4]")]
+    ("select", "code"),
+    [
+        (("--collect-only",), 0),
+        (("--setup-only",), 0),
+        (("-k", "group-drop"), 0),
+        (("-n2", "-k", "group-drop"), 0),
+        (("--deselect", "qfair::regression[int4]"), 0),
+        (("-n2", "--deselect", "qfair::regression[int4]"), 0),
+        (("-x", "--qfair-max-fvo=0"), 1),
+        (("test_broken.py",), 2),
+    ],
 )
-def test_nothing_is_written_where_nothing_is_compared(gate, pytester, select):
-    assert gate(*select).ret == 0
+@pytest.mark.parametrize("update", [(), ("--qfair-update-baseline",)], ids=["missing", "update"])
+def test_nothing_is_written_where_nothing_is_compared(gate, pytester, select, code, update):
+    if code == 2:
+        pytester.makepyfile(test_broken="import nothing_of_this_name")
+    result = gate(*select, *update)
+    assert result.ret == code
     assert not (pytester.path / "base.json").exists()
+    assert "base.json: it is written" not in result.stdout.str()
+    assert "base.json is updated" not in result.stdout.str()
+
+
+def test_where_it_cannot_be_written_the_verdicts_are_told_all_the_same(gate, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qfair_check.baseline_file.replace_file", full)
+    result = gate("--qfair-update-baseline")
+    assert result.ret == 4
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["cannot write the baseline *base.json: No space left on device"])
+
+
+def test_the_header_tells_the_limit(gate):
+    result = gate("--qfair-max-regression=0.02,int4=0.05")
+    result.stdout.fnmatch_lines(["qfair limits: *, regression from the baseline <= 0.02, int4=0.05"])
 
 
 def test_its_item_can_be_selected(gate, pytester):
