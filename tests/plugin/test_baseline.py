@@ -267,6 +267,23 @@ def test_a_failed_regression_is_in_the_report_and_in_junit(gate, pytester):
     assert 'name="qfair_check" value="regression"' in (pytester.path / "junit.xml").read_text(encoding="utf-8")
 
 
+def test_summaries_blame_the_baseline_and_not_fp32(gate, pytester):
+    def summary(**given):
+        gate("--qfair-summary=s.md", "--html=report.html", **given)
+        return (pytester.path / "s.md").read_text(encoding="utf-8")
+
+    assert (
+        "Regression from the baseline at int4 cannot be judged against the limit 0.01: there was no baseline to "
+        "compare with." in summary()
+    )
+    told = summary(b=288)
+    assert "Regression from the baseline at int4 is 0.080, above the limit 0.010." in told
+    assert "falls by" not in told
+    page = (pytester.path / "report.html").read_text(encoding="utf-8")
+    assert "0.800 in the baseline → 0.720 [0.674, 0.762]" in page
+    assert page.count("1.000 → 0.720") == 2  # of the limits on what was lost from fp32
+
+
 def test_names_of_groups_cannot_command_a_terminal(pytester, make_audit):
     sizes = {"A": 500, "\x1b[31mB": 400}
     for b in (320, 288):
