@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import msgspec
 from qfair_check.baseline_record import BASELINE_VERSION, Baseline, Entry, Tally
 from qfair_check.errors import InputError
 from qfair_check.files import replace_file
+from qfair_check.gaps import accuracy_gap
 from qfair_check.outcome_rows import beside, npy, read_rows
 from qfair_check.precision import Precision
 
@@ -124,9 +126,6 @@ def _text(baseline: Baseline, digest: str | None) -> str:
         ' "entries": [',
     ]
     for index, entry in enumerate(baseline.entries):
-        accuracies = [tally.accuracy for tally in entry.groups]
-        known = [accuracy for accuracy in accuracies if accuracy is not None]
-        fvo = max(known) - min(known) if len(known) == len(accuracies) > 1 else None
         lines += ["  {"]
         lines += [
             f'   "{name}": {json.dumps(value)},'
@@ -136,7 +135,7 @@ def _text(baseline: Baseline, digest: str | None) -> str:
                 ("allocation", entry.allocation),
                 ("model", entry.model),
                 ("accuracy", _rounded(entry.overall.accuracy)),
-                ("fvo", _rounded(fvo)),
+                ("fvo", _fvo(entry.groups)),
             )
         ]
         lines += ['   "groups": {']
@@ -148,6 +147,11 @@ def _text(baseline: Baseline, digest: str | None) -> str:
         ]
         lines += ["   }", "  }" + ("," if index + 1 < len(baseline.entries) else "")]
     return "\n".join([*lines, " ]", "}"]) + "\n"
+
+
+def _fvo(groups: Sequence[Tally]) -> float | None:
+    known = [tally.accuracy for tally in groups if tally.accuracy is not None]
+    return _rounded(accuracy_gap(known)) if len(known) == len(groups) > 1 else None
 
 
 def _rounded(value: object) -> float | None:
@@ -174,6 +178,10 @@ def _contradiction(read: _File) -> str | None:
                 return f"more samples of {name} are right at {entry.precision} than there are"
             if group.accuracy != _rounded(Tally(group.samples, group.correct).accuracy):
                 return f"the accuracy of {name} at {entry.precision} is not that of its counts"
+        tallies = tuple(Tally(group.samples, group.correct) for group in entry.groups.values())
+        overall = Entry(entry.precision, entry.scheme, entry.allocation, entry.model, tallies).overall
+        if (entry.accuracy, entry.fvo) != (_rounded(overall.accuracy), _fvo(tallies)):
+            return f"accuracy or fvo at {entry.precision} is not that of the groups"
     return None
 
 

@@ -34,10 +34,11 @@ class BaselineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The baseline to judge by, None where there was none, and what was done to its file."""
+    """The baseline to judge by, None where there was none; what is to be written to its file, and what to say of it."""
 
     baseline: Baseline | None
     told: tuple[str, ...] = ()
+    due: Baseline | None = None
 
 
 def baseline_options(get: Lookup) -> BaselineOptions | None:
@@ -67,12 +68,12 @@ def baseline_options(get: Lookup) -> BaselineOptions | None:
 
 
 def settle_baseline(options: BaselineOptions, audit: Audit, precisions: Sequence[str]) -> Settled:
-    """Read the baseline, and write it where there is none or where that is asked for.
+    """Read the baseline, and say what is to be written where there is none or where that is asked for.
 
     Raises
     ------
     InputError
-        If it cannot be read or written.
+        If it cannot be read.
     OptionError
         If it is of other data, and is not to be written anew.
     """
@@ -83,23 +84,34 @@ def settle_baseline(options: BaselineOptions, audit: Audit, precisions: Sequence
         except InputError:  # it is written anew, whatever it was
             before = None
         after = before.updated(made) if before and before.data == made.data else made
-        return _written(options, before, after, after)
+        return _updated(options, before, after)
     before = read_baseline(options.path)
     if before is None:
-        write_baseline(made, options.path)
-        return Settled(None, (f"there was no baseline {options.path}: it is written now; look at it, and commit it",))
+        told = f"there was no baseline {options.path}: it is written now; look at it, and commit it"
+        return Settled(None, (told,), made)
     check_same_data(before, audit)
     if options.update == "new-only" and before.data == made.data:
         after = before.updated(made, new_only=True)
-        return _written(options, before, after, after)
+        return _updated(options, before, after)
     absent = [entry.precision for entry in before.entries if entry.precision not in precisions]
     told = f"the baseline {options.path} also holds {', '.join(dict.fromkeys(absent))}, not compared in this run"
     return Settled(before, (told,) if absent else ())
 
 
-def _written(options: BaselineOptions, before: Baseline | None, after: Baseline, judged: Baseline) -> Settled:
+def write_due(options: BaselineOptions, settled: Settled) -> None:
+    """Write what is to be written.
+
+    Raises
+    ------
+    InputError
+        If it cannot be.
+    """
+    if settled.due is not None:
+        write_baseline(settled.due, options.path)
+
+
+def _updated(options: BaselineOptions, before: Baseline | None, after: Baseline) -> Settled:
     if before == after:
-        return Settled(judged, (f"the baseline {options.path} is up to date",))
-    write_baseline(after, options.path)
+        return Settled(after, (f"the baseline {options.path} is up to date",))
     told = changes(before, after) or ["outcomes of samples alone"]
-    return Settled(judged, (f"the baseline {options.path} is updated:", *(f"  {line}" for line in told)))
+    return Settled(after, (f"the baseline {options.path} is updated:", *(f"  {line}" for line in told)), after)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from qfair_check.baseline_options import BaselineOptions, Settled, settle_baseline
+from qfair_check.baseline_options import BaselineOptions, Settled, settle_baseline, write_due
 from qfair_check.console import columns, say
 from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
@@ -20,6 +20,7 @@ from qfair_check.judge.text import describe, printable
 from qfair_check.judge.verdicts import Outcome, Verdict, judge_audit
 from qfair_check.option_table import as_command_line
 from qfair_check.options import JudgeOptions, MeasureOptions
+from qfair_check.overwriting import refuse_overwriting
 from qfair_check.precision import Precision, parse_precisions
 from qfair_check.record import Audit, PrecisionResult
 from qfair_check.report.compare import render_comparison, short_names
@@ -41,6 +42,8 @@ def audit_command(
     if model is None or data is None:
         raise OptionError("no grouped data is given: pass --data FILE")
     target = out_target(out)
+    reference = measuring.reference.path if measuring.reference else None
+    refuse_overwriting({"--out": out}, {"the model": model.path, "the data": data.path, "the reference": reference})
 
     from qfair_check.inputs.data import read_data
     from qfair_check.inputs.model import read_model
@@ -77,6 +80,7 @@ def audit_command(
 
 def gate_command(path: str, bits: str | None, judging: JudgeOptions, against: BaselineOptions | None = None) -> int:
     """Judge a saved audit, by limits and against a baseline."""
+    refuse_overwriting({"--baseline": str(against.path) if against else None}, {"the audit": path})
     audit = Audit.load(path)
     held = tuple(Precision(result.precision) for result in audit.quantized)
     precisions = parse_precisions(bits) if bits else held
@@ -90,6 +94,7 @@ def gate_command(path: str, bits: str | None, judging: JudgeOptions, against: Ba
     if against:
         check_limits_bind({REGRESSION: against.limit}, names)
         settled = settle_baseline(against, audit, names)
+        write_due(against, settled)
         least = judging.min_group_size
         verdicts += [
             judge_regression(audit, settled.baseline, bound, name, min_group_size=least)

@@ -1,6 +1,6 @@
 """The built-in gate: measured once before the tests run, judged by one test item for each limit and precision."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,16 @@ import pytest
 from qfair_check.errors import MeasureError, OptionError, QFairError
 from qfair_check.gate_baseline import GateBaseline
 from qfair_check.gate_cache import through_cache
+from qfair_check.gate_header import curvature_text, limits_text
 from qfair_check.gate_items import NODE, GateCollector, GateItem, node_id, take_gate_ids
 from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.regression import REGRESSION
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Verdict, judge_one
-from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO
 from qfair_check.options import JudgeOptions, judge_options, measure_options
 from qfair_check.overrides import inputs_from_fixtures, overridden_fixtures
+from qfair_check.overwriting import refuse_overwriting
 from qfair_check.plugin_options import (
     audit_path,
     check_command_line_limits,
@@ -44,6 +45,7 @@ from qfair_check.termination import ended_as_interrupted
 
 _GATE_FILE = "gate.json"
 _IS_USED = "qfair_is_used"
+_WRITTEN, _READ = ("baseline", "json"), ("audit", "model", "data", "reference", "train_data")
 _FIXTURES = frozenset({"qfair_precision", "qfair_audit", "qfair_model", "qfair_data"})
 
 
@@ -69,7 +71,7 @@ class Gate:
         self._judged: set[str] = set()
         self._written: str | None = None
         self._summary: SummaryFile | None = None
-        self._told_of_summary: tuple[str, bool] | None = None
+        self._told_at_end: list[tuple[str, bool]] = []
         self._is_used = False
 
     @classmethod
@@ -132,7 +134,7 @@ class Gate:
             raise OptionError(f"--qfair-json {target} is a folder: name a file in it")
         if summary := lookup(self.config)("summary"):
             self._summary = summary_file(summary)
-            self._check_summary()
+        self._check_files()
 
     @property
     def is_gating(self) -> bool:
@@ -190,12 +192,12 @@ class Gate:
         else:
             options = measure_options(lookup(self.config))
             mixed = f" ({options.allocation})" if str(options.allocation) else ""
-            curved = _curvature_text(options.curvature) if options.curvature else ""
+            curved = curvature_text(options.curvature) if options.curvature else ""
             how = f"{options.scheme}{mixed}{curved}"
             if options.precisions == (AS_IS,):
                 how = f"reference {options.reference.path if options.reference else 'not named, or beside it'}{curved}"
             subject = f"model {self._model_name()}, data {self._data_name()}, at {names}, {how}"
-        return [f"qfair: {subject}", f"qfair limits: {_limits_text(self.judging)}"]
+        return [f"qfair: {subject}", f"qfair limits: {limits_text(self.judging, self._against.limits)}"]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -246,21 +248,28 @@ class Gate:
             self._judged.add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the summary in markdown, in the controlling process, whatever the verdict."""
-        if lookup(self.config)("summary") and not _is_worker(self.config) and not self.config.option.collectonly:
-            try:
-                self._told_of_summary = self._write_summary(), False
-            except QFairError as error:
-                self._told_of_summary = str(error), True
-                if session.exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        """Write in the controlling process, whatever the verdict: the baseline, once compared with, and the summary."""
+        if _is_worker(self.config) or self.config.option.collectonly:
+            return
+        if any(node_id(REGRESSION, precision.name) in self._judged for precision in self.precisions):
+            self._write(session, self._against.write)
+        if lookup(self.config)("summary"):
+            self._write(session, self._write_summary)
 
-    def _check_summary(self) -> None:
-        """Refuse a summary in place of another file of this run."""
-        for key in ("audit", "model", "data", "json"):
-            path = lookup(self.config)(key)
-            if path and self._summary and self._summary.path.resolve() == Path(path).resolve():
-                raise OptionError(f"--qfair-summary {self._summary} is the file of --qfair-{key}: name another")
+    def _write(self, session: pytest.Session, write: Callable[[], str | None]) -> None:
+        try:
+            if told := write():
+                self._told_at_end.append((told, False))
+        except QFairError as error:
+            self._told_at_end.append((str(error), True))
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _check_files(self) -> None:
+        """Refuse to write over a file that this run reads, or writes too."""
+        get, written = lookup(self.config), {"--qfair-summary": str(self._summary) if self._summary else None}
+        written |= {f"--qfair-{key}": get(key) for key in _WRITTEN if key != "json" or not self._is_saved}
+        refuse_overwriting(written, {f"--qfair-{key.replace('_', '-')}": get(key) for key in _READ})
 
     def _write_summary(self) -> str:
         """Return what became of it."""
@@ -293,9 +302,8 @@ class Gate:
             terminalreporter.write_line(printable(line))
         if self._written:
             terminalreporter.write_line(f"audit written to {self._written}")
-        if self._told_of_summary:
-            told, is_wrong = self._told_of_summary
-            terminalreporter.write_line(told, red=is_wrong)
+        for told, is_wrong in self._told_at_end:
+            terminalreporter.write_line(printable(told), red=is_wrong)
 
     def _model_name(self) -> str | None:
         return self._fixture_in("qfair_model") or lookup(self.config)("model")
@@ -319,8 +327,11 @@ class Gate:
         ]
 
     def _must_compare(self, session: pytest.Session) -> bool:
-        """Whether this process reads the baseline, and writes it where that is due."""
-        if _is_worker(self.config) or self.config.option.collectonly or self._audit is None:
+        """Whether this process reads the baseline."""
+        option = self.config.option
+        if _is_worker(self.config) or option.collectonly or self._audit is None:
+            return False
+        if session.testsfailed and not option.continue_on_collection_errors:
             return False
         return _is_distributed(self.config) or any(_is_regression(item) for item in session.items)
 
@@ -362,18 +373,6 @@ class Gate:
         folder = shared_folder(self.config)
         if folder is not None:
             audit.save(folder / _GATE_FILE)
-
-
-def _limits_text(judging: JudgeOptions) -> str:
-    told = ", ".join(
-        f"{CHECKS[name].phrase} {'<=' if CHECKS[name].is_ceiling else '>='} {limit}"
-        for name, limit in judging.limits.items()
-    )
-    return told if judging.confidence is None else f"{told}; rates at {judging.confidence:%} confidence"
-
-
-def _curvature_text(options: CurvatureOptions) -> str:
-    return ", with curvature" + (f" on at most {options.samples} samples a group" if options.samples else "")
 
 
 def _is_regression(item: pytest.Item) -> bool:

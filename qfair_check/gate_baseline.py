@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from qfair_check.baseline_file import read_baseline, write_baseline
-from qfair_check.baseline_options import BaselineOptions, Settled, baseline_options, settle_baseline
+from qfair_check.baseline_options import BaselineOptions, Settled, baseline_options, settle_baseline, write_due
 from qfair_check.errors import MeasureError, OptionError
 from qfair_check.judge.limits import Limits, check_limits_bind
 from qfair_check.judge.regression import REGRESSION, judge_regression
@@ -25,6 +25,7 @@ class GateBaseline:
         self._config = config
         self._options = options
         self._settled: Settled | None = None
+        self._is_written = False
 
     @classmethod
     def from_config(cls, config: pytest.Config, precisions: Sequence[Precision]) -> "GateBaseline":
@@ -47,16 +48,18 @@ class GateBaseline:
 
     @property
     def told(self) -> tuple[str, ...]:
-        """What was done to the file."""
-        return self._settled.told if self._settled else ()
+        """What was done to the file, or how it compares."""
+        if self._settled is None or (self._settled.due and not self._is_written):
+            return ()
+        return self._settled.told
 
     def settle(self, audit: Audit, precisions: Sequence[Precision]) -> None:
-        """Read the baseline, write it where that is due, and put the one to judge by where workers find it.
+        """Read the baseline, and put the one to judge by where workers find it.
 
         Raises
         ------
         InputError
-            If it cannot be read or written.
+            If it cannot be read.
         OptionError
             If it is of other data.
         """
@@ -66,6 +69,18 @@ class GateBaseline:
         folder = shared_folder(self._config)
         if folder is not None and self._settled.baseline is not None:
             write_baseline(self._settled.baseline, folder / _FILE)
+
+    def write(self) -> None:
+        """Write the baseline where that is due.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        if self._options and self._settled:
+            write_due(self._options, self._settled)
+            self._is_written = True
 
     def verdict(self, audit: Audit, precision: str, min_group_size: int) -> Verdict:
         """Judge the regression at one precision."""

@@ -11,6 +11,7 @@ from qfair_check.inputs.options import DataOptions, ModelOptions
 from qfair_check.measure.curvature_options import CurvatureOptions
 from qfair_check.option_table import DEMO, REMEDY_STRATEGIES
 from qfair_check.options import Lookup, data_options, integer, measure_options, model_options
+from qfair_check.overwriting import is_same_file
 from qfair_check.precision import parse_precisions
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.spec import Scheme
@@ -106,7 +107,7 @@ def training_data(options: RemediateOptions, subject: "Model") -> "GroupedData |
         from qfair_check.demo.train import training_data as of_demo
 
         return of_demo()
-    if _is_same_file(options.train, options.data.path) and options.train_split == options.data.split:
+    if is_same_file(options.train, options.data.path) and options.train_split == options.data.split:
         raise OptionError("the training data is what is audited: name another file, or another --qfair-train-split")
     named = replace(options.data, path=options.train, split=options.train_split)
     return read_data(named, model_classes=subject.classes, model_preprocessing=subject.preprocessing)
@@ -232,15 +233,8 @@ def refuse_overwriting(options: RemediateOptions, strategies: Sequence[str]) -> 
     read = [given for given in (options.model.path, options.data.path, options.train) if given not in (None, DEMO)]
     for written in remedy_files(options.out).written(strategies):
         for given in read:
-            if _is_same_file(str(written), str(given)):
+            if is_same_file(str(written), str(given)):
                 raise OptionError(f"{given} is read, and {written} would be written over it: put the model elsewhere")
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    try:
-        return one == other or Path(one).samefile(other)
-    except (OSError, ValueError):  # one of them is no file, such as package.module:function
-        return False
 
 
 def _above_zero(name: str, given: str) -> float:

@@ -129,3 +129,25 @@ def test_a_made_up_side_file_of_the_right_hash_is_refused(tmp_path, made, conten
     (tmp_path / f"base.{digest[:16]}.outcomes.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"outcomes\.npy (does not hold a bit|is damaged)"):
         read_baseline(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "other"), [('"fvo": 0.0556', '"fvo": 0.0123'), ('"accuracy": 0.8854,', '"accuracy": 1,')]
+)
+def test_a_line_that_reviewers_read_must_follow_from_the_counts(tmp_path, line, other):
+    entry = Entry("int4", "absmax", "", None, (Tally(90, 80), Tally(6, 5)))
+    path = tmp_path / "base.json"
+    write_baseline(Baseline("d" * 64, ("A", "B"), (entry,)), path)
+    text = path.read_text()
+    assert line in text
+    path.write_text(text.replace(line, other))
+    with pytest.raises(InputError, match="accuracy or fvo at int4 is not that of the groups"):
+        read_baseline(path)
+
+
+@pytest.mark.parametrize("sizes", [(), (5,), (0, 3)])
+def test_few_and_empty_groups_are_written_and_read(tmp_path, sizes):
+    tallies = tuple(Tally(size, size or None) for size in sizes)
+    made = Baseline("d" * 64, tuple("AB"[: len(sizes)]), (Entry("int4", "absmax", "", None, tallies),))
+    write_baseline(made, tmp_path / "base.json")
+    assert read_baseline(tmp_path / "base.json") == made

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qfair_check.curvature_record import CurvatureSettings
+from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.gaps import fvo, fvo_increase
 from qfair_check.inputs.grouped import GroupedData
 from qfair_check.measure.backward_pass import Curved
@@ -15,7 +15,7 @@ from qfair_check.measure.curvature import undefined_group
 from qfair_check.measure.subjects import NO_WEIGHTS, Subject
 from qfair_check.measure.tally import MEANS, PAIRED, Tally
 from qfair_check.precision import FP32
-from qfair_check.record import Audit, Measures, PrecisionResult
+from qfair_check.record import UNREAD, Audit, Measures, PrecisionResult
 from qfair_check.reference_record import NO_LOGITS, NO_OUTCOMES, NO_REFERENCE, OTHER_DATA, UNMEASURED
 
 _OF_LOGITS = ("cosine_distance", "l1_distance", "l2_distance", "flips", "flip_rate")
@@ -26,9 +26,17 @@ Flags = NDArray[np.bool_]
 
 
 def results(
-    subjects: Sequence[Subject], tallies: Sequence[Tally], data: GroupedData, curved: Sequence[Curved]
+    subjects: Sequence[Subject],
+    tallies: Sequence[Tally],
+    data: GroupedData,
+    curved: Sequence[Curved],
+    most_curved: int | None = None,
 ) -> Results:
-    """Return what was measured at each precision, the first of which is the baseline of all."""
+    """Return what was measured at each precision, the first of which is the baseline of all.
+
+    Curvature of a group with samples that could not be read is not defined; `most_curved` bounds the samples of a
+    group that curvature is of.
+    """
     base = tallies[0]
     fp32_groups = base.measures(base)
     found = []
@@ -43,11 +51,24 @@ def results(
                 **_gaps(groups, fp32_groups, data.group_names),
                 recalls=tally.recalls(data.classes) if data.group_by else (),
                 weights=subject.weights,
-                curvature=curvature.groups,
+                curvature=_of_read(curvature.groups, groups, most_curved),
                 moved=curvature.moved,
             )
         )
     return tuple(found)
+
+
+def _of_read(
+    curved: Sequence[GroupCurvature], groups: Sequence[Measures], most: int | None
+) -> tuple[GroupCurvature, ...]:
+    """Return curvature, undefined where a group has samples that could not be read."""
+    if not curved:
+        return ()
+    whys = [group.undefined.get("accuracy", "") for group in groups]
+    return tuple(
+        undefined_group(min(most or group.samples, group.samples), why) if why.endswith(UNREAD) else one
+        for one, group, why in zip(curved, groups, whys, strict=True)
+    )
 
 
 def without_reference(alone: PrecisionResult, names: Sequence[str], why: str = NO_REFERENCE) -> Results:

@@ -171,7 +171,8 @@ def audit(
     outcomes = {forward.precision.name: right for forward, right in zip(forwards, passed.right, strict=True)}
     data_record = DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes)
     settings = _settings(grid, allocation, seed, place, backward, is_as_is=is_as_is)
-    found = results(made.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards))
+    most_curved = settings.curvature.samples if settings.curvature else None
+    found = results(made.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards), most_curved)
     if is_as_is and (origin is None or origin.audit):
         found, outcomes = _compared(found, outcomes, origin, grouped, data_record, settings)
     return Audit(

@@ -105,10 +105,22 @@ def test_where_none_can_be_read_it_ends(manifest):
         measured(manifest)
 
 
-def test_curvature_leaves_them_out(manifest):
+@pytest.mark.parametrize("samples", [None, "40", "50"])
+def test_curvature_of_their_group_is_undefined_too(manifest, tmp_path, samples):
+    expected = measured(manifest, curvature=CurvatureOptions.of(samples))
     spoil(manifest, 3)
-    found = measured(manifest, curvature=CurvatureOptions.of())
-    assert [group.samples for group in found.at(8).curvature] == [49, 50, 50]
+    found = measured(manifest, curvature=CurvatureOptions.of(samples))
+    for precision in ("fp32", 8):
+        spoiled, *others = found.at(precision).curvature
+        assert spoiled.lambda_max is spoiled.gradient_norm is spoiled.account is None
+        assert spoiled.undefined["lambda_max"] == "1 of 50 samples could not be read"
+        assert others == list(expected.at(precision).curvature[1:])
+    found.save(tmp_path / "audit.json")
+    assert type(found).load(tmp_path / "audit.json").precisions == found.precisions
+    verdicts = judge_audit(found, gate_limits({"max_lambda_ratio": "1000", "max_gradient_ratio": "1000"}))
+    of_curvature = [verdict for verdict in verdicts if verdict.check in ("lambda-max", "gradient-norm")]
+    assert [verdict.outcome for verdict in of_curvature] == [Outcome.INSUFFICIENT] * 2
+    assert of_curvature[0].reasons == ("group a: 1 of 50 samples could not be read",)
 
 
 class Broken(torch.utils.data.Dataset):

@@ -190,11 +190,43 @@ def test_a_word_after_the_bare_option_is_no_way_to_update(pytester, save):
 
 
 @pytest.mark.parametrize(
-    "select", [("--collect-only",), ("-k", "group-drop"), ("--deselect", "qfair::regression[int4]")]
+    ("select", "code"),
+    [
+        (("--collect-only",), 0),
+        (("--setup-only",), 0),
+        (("-k", "group-drop"), 0),
+        (("-n2", "-k", "group-drop"), 0),
+        (("--deselect", "qfair::regression[int4]"), 0),
+        (("-n2", "--deselect", "qfair::regression[int4]"), 0),
+        (("-x", "--qfair-max-fvo=0"), 1),
+        (("test_broken.py",), 2),
+    ],
 )
-def test_nothing_is_written_where_nothing_is_compared(gate, pytester, select):
-    assert gate(*select).ret == 0
+@pytest.mark.parametrize("update", [(), ("--qfair-update-baseline",)], ids=["missing", "update"])
+def test_nothing_is_written_where_nothing_is_compared(gate, pytester, select, code, update):
+    if code == 2:
+        pytester.makepyfile(test_broken="import nothing_of_this_name")
+    result = gate(*select, *update)
+    assert result.ret == code
     assert not (pytester.path / "base.json").exists()
+    assert "base.json: it is written" not in result.stdout.str()
+    assert "base.json is updated" not in result.stdout.str()
+
+
+def test_where_it_cannot_be_written_the_verdicts_are_told_all_the_same(gate, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qfair_check.baseline_file.replace_file", full)
+    result = gate("--qfair-update-baseline")
+    assert result.ret == 4
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["cannot write the baseline *base.json: No space left on device"])
+
+
+def test_the_header_tells_the_limit(gate):
+    result = gate("--qfair-max-regression=0.02,int4=0.05")
+    result.stdout.fnmatch_lines(["qfair limits: *, regression from the baseline <= 0.02, int4=0.05"])
 
 
 def test_its_item_can_be_selected(gate, pytester):
@@ -235,6 +267,23 @@ def test_a_failed_regression_is_in_the_report_and_in_junit(gate, pytester):
     assert 'name="qfair_check" value="regression"' in (pytester.path / "junit.xml").read_text(encoding="utf-8")
 
 
+def test_summaries_blame_the_baseline_and_not_fp32(gate, pytester):
+    def summary(**given):
+        gate("--qfair-summary=s.md", "--html=report.html", **given)
+        return (pytester.path / "s.md").read_text(encoding="utf-8")
+
+    assert (
+        "Regression from the baseline at int4 cannot be judged against the limit 0.01: there was no baseline to "
+        "compare with." in summary()
+    )
+    told = summary(b=288)
+    assert "Regression from the baseline at int4 is 0.080, above the limit 0.010." in told
+    assert "falls by" not in told
+    page = (pytester.path / "report.html").read_text(encoding="utf-8")
+    assert "0.800 in the baseline → 0.720 [0.674, 0.762]" in page
+    assert page.count("1.000 → 0.720") == 2  # of the limits on what was lost from fp32
+
+
 def test_names_of_groups_cannot_command_a_terminal(pytester, make_audit):
     sizes = {"A": 500, "\x1b[31mB": 400}
     for b in (320, 288):
@@ -267,3 +316,38 @@ def test_names_in_a_refused_baseline_cannot_command_a_terminal(pytester, make_au
     result = pytester.runpytest(AUDIT, BASE, *LOOSE)
     assert result.ret == 4
     assert r"it has 399 samples of group \x1b[31mB" in result.stderr.str()
+
+
+@pytest.mark.parametrize("key", ["audit", "json", "summary", "model", "data", "reference"])
+def test_a_baseline_takes_no_place_of_another_file(pytester, save, key):
+    save()
+    before = (pytester.path / "audit.json").read_bytes()
+    (pytester.path / "link").symlink_to("audit.json")
+    subject = [] if key == "audit" else ["--qfair-model=demo"] if key != "model" else ["--qfair-data=demo"]
+    subject += ["--bits=asis"] if key == "reference" else []
+    result = pytester.runpytest(
+        *subject, f"--qfair-{key}=link", "--qfair-baseline=audit.json", "--qfair-update-baseline"
+    )
+    assert result.ret == 4
+    one, other = ("summary", "baseline") if key == "summary" else ("baseline", key)
+    result.stderr.fnmatch_lines([f"ERROR: --qfair-{one} * is the file of --qfair-{other}: name another"])
+    assert (pytester.path / "audit.json").read_bytes() == before
+
+
+def test_an_audit_takes_no_place_of_the_model(pytester, save, capsys):
+    save()
+    result = pytester.runpytest("--qfair-model=audit.json", "--qfair-data=demo", "--qfair-json=./audit.json")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --qfair-json ./audit.json is the file of --qfair-model: name another"])
+    assert main(["audit", "demo", "--data", "audit.json", "--out", "./audit.json"]) == 4
+    assert main(["gate", "audit.json", "--baseline", "audit.json", "--update-baseline"]) == 4
+    told = capsys.readouterr().err
+    assert "--out ./audit.json is the file of the data: name another" in told
+    assert "--baseline audit.json is the file of the audit: name another" in told
+    Audit.load(pytester.path / "audit.json")
+
+
+def test_an_audit_that_the_ini_file_would_write_may_be_read(pytester, save):
+    save()
+    pytester.makeini("[pytest]\nqfair_json = audit.json")
+    assert pytester.runpytest(AUDIT, *LOOSE).ret == 0

@@ -7,8 +7,9 @@ from fractions import Fraction
 from markupsafe import Markup
 
 from qfair_check.judge.checks import CHECKS, Check
+from qfair_check.judge.regression import REGRESSION
 from qfair_check.judge.text import compact, describe, digits_apart, interval_text, printable
-from qfair_check.judge.verdicts import Outcome, Verdict
+from qfair_check.judge.verdicts import Comparison, Outcome, Verdict
 from qfair_check.record import Audit, Measures, PrecisionResult
 from qfair_check.report.page.words import MINUS, all_of, as_command_line, bidi_name, counted, fixed, joined
 from qfair_check.report.reported import Reported
@@ -169,7 +170,7 @@ def _fail(reported: Reported) -> Markup:
     audit, failed = reported.audit, precisions_that(reported, Outcome.FAIL)
     widest, narrowest = audit.at(failed[0]), audit.at(failed[-1])
     parts = [_who_is_hurt(reported, widest)]
-    if narrowest is not widest and hurt_most(narrowest) is not None:
+    if narrowest is not widest and hurt_most(narrowest) is not None and not _only_regression(reported, narrowest):
         parts.append(Markup("At {}.").format(_loss(audit, narrowest)))
     passed = precisions_that(reported, Outcome.PASS)
     if passed:
@@ -182,13 +183,26 @@ def _fail(reported: Reported) -> Markup:
     return joined(parts)
 
 
+def _broken_at(reported: Reported, result: PrecisionResult) -> list[Verdict]:
+    return [v for v in reported.verdicts if v.precision == result.precision and v.outcome is Outcome.FAIL]
+
+
+def _only_regression(reported: Reported, result: PrecisionResult) -> bool:
+    """Whether what is broken there is about a baseline alone, so that what was lost from fp32 is not to blame."""
+    return {verdict.check for verdict in _broken_at(reported, result)} == {REGRESSION}
+
+
 def _who_is_hurt(reported: Reported, result: PrecisionResult) -> Markup:
     audit = reported.audit
+    if _only_regression(reported, result):
+        verdict = _broken_at(reported, result)[0]
+        headline = describe(verdict, audit).splitlines()[0]
+        why = f": {printable(verdict.reasons[0])}" if verdict.reasons else ""
+        return Markup("{}{}.").format(headline[0].upper() + headline[1:], as_command_line(why))
     if hurt_most(result) is not None:
         overall = _change(audit.fp32.overall, result.overall)
         return Markup("At {}; overall it {}.").format(_loss(audit, result), overall)
-    broken = next(v for v in reported.verdicts if v.precision == result.precision and v.outcome is Outcome.FAIL)
-    headline = describe(broken, audit).splitlines()[0]
+    headline = describe(_broken_at(reported, result)[0], audit).splitlines()[0]
     return Markup("{}. {} there.").format(headline[0].upper() + headline[1:], _no_loss([result]))
 
 
@@ -301,6 +315,9 @@ def _concerned(verdict: Verdict, check: Check, audit: Audit) -> tuple[Concerned,
             found.append(
                 Concerned(role, audit.groups[index], curvature.samples, _NOTHING if value is None else compact(value))
             )
+        elif verdict.comparison:
+            value = _since_baseline(verdict.comparison, audit.groups[index], result.groups[index])
+            found.append(Concerned(role, audit.groups[index], result.groups[index].samples, value))
         else:
             before, after = audit.fp32.groups[index], result.groups[index]
             value = f"{fixed(before.accuracy)} → {fixed(after.accuracy)} {interval_text(after)}".rstrip()
@@ -310,3 +327,10 @@ def _concerned(verdict: Verdict, check: Check, audit: Audit) -> tuple[Concerned,
         value = f"{fixed(audit.fp32.overall.accuracy)} → {fixed(overall.accuracy)} {interval_text(overall)}".rstrip()
         return (Concerned("all samples", "", overall.samples, value),)
     return tuple(found)
+
+
+def _since_baseline(comparison: Comparison, name: str, after: Measures) -> str:
+    """Return the accuracy of a group in the baseline and now; what did not change is not among the changes."""
+    earlier = [float(change.before.accuracy or 0) for change in comparison.changed if change.name == name]
+    before = earlier[0] if earlier else after.accuracy
+    return f"{fixed(before)} in the baseline → {fixed(after.accuracy)} {interval_text(after)}".rstrip()
