@@ -4,6 +4,7 @@ import copy
 import io
 import warnings
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def program_module(program: torch.export.ExportedProgram, source: str = "the exp
     InputError
         If it takes anything but tensors, or was exported in training mode.
     """
-    made = program.module(check_guards=False)
+    has_guards = "check_guards" in signature(program.module).parameters  # torch 2.6 makes a module without
+    made = program.module(check_guards=False) if has_guards else program.module()
     _tie(made)
     inner = copy.deepcopy(made)
     graph, taken = fx.Graph(), dict[fx.Node, Any]()

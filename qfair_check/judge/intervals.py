@@ -58,7 +58,7 @@ def proportion(successes: ArrayLike, n: ArrayLike, alpha: float) -> Estimate:
     x, size = np.asarray(successes, np.float64), np.asarray(n, np.float64)
     none, every = x <= 0, x >= size
     low = np.where(none, 0.0, betaincinv(np.where(none, 1.0, x), size - x + 1, alpha))
-    high = np.where(every, 1.0, betaincinv(x + 1, np.where(every, 1.0, size - x), 1 - alpha))
+    high = np.where(every, 1.0, 1 - betaincinv(np.where(every, 1.0, size - x), x + 1, alpha))
     return Estimate(x / size, low, high)
 
 

@@ -18,6 +18,11 @@ def test_a_proportion_has_the_bounds_that_statsmodels_gives(counts, alpha):
     assert found.low <= found.value <= found.high
 
 
+def test_the_upper_bound_of_no_success_is_the_closed_form_at_a_tiny_alpha():
+    alpha = 2.0**-21
+    assert proportion(0, 256, alpha).high == pytest.approx(1 - alpha ** (1 / 256), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "rate", "difference"),
     [(20, 20, 0.9, 0.2), (50, 50, 0.95, 0.05), (200, 50, 0.8, 0.1), (20, 200, 0.6, 0.3), (500, 20, 0.99, 0.1)],
