@@ -132,4 +132,5 @@ def _properties(verdict: Verdict, audit: Audit) -> list[tuple[str, object]]:
 def _bounds(verdict: Verdict) -> list[tuple[str, object]]:
     if (known := verdict.certainty) is None:
         return []
-    return [("qfair_confidence", str(known.confidence)), ("qfair_low", known.low), ("qfair_high", known.high)]
+    needed = [("qfair_samples_to_settle", known.samples_to_settle)] if known.samples_to_settle else []
+    return [("qfair_confidence", str(known.confidence)), ("qfair_low", known.low), ("qfair_high", known.high), *needed]

@@ -152,9 +152,9 @@ def samples_to_settle(counts: Counts, bounds: Callable[[Counts], Bounds], limit:
 
     few = enough = float(counts.samples.min())
     while not is_settled(enough):
-        few, enough = enough, 2 * enough
-        if enough > MOST_SAMPLES:
+        if enough >= MOST_SAMPLES:
             return None
+        few, enough = enough, min(2 * enough, MOST_SAMPLES)
     while enough > few * _PRECISE:
         middle = (few * enough) ** 0.5
         few, enough = (few, middle) if is_settled(middle) else (middle, enough)

@@ -1,7 +1,7 @@
 """Whether the samples of an audit can tell on which side of a limit a quantity lies."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
@@ -34,11 +34,15 @@ class Certainty:
     confidence : Decimal
         Of each of the two bounds.
     low, high : float
+    samples_to_settle : int or None
+        How many samples of each group, at these rates, would put the limit outside the bounds; None where it lies
+        outside, or where 10 million would not.
     """
 
     confidence: Decimal
     low: float
     high: float
+    samples_to_settle: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def certified(
         return None
     groups = _groups(audit, check, result, least)
     if check.name in _PAIRED and any(group.right_to_wrong is None for group in groups):
-        return Certified(None, False, False, Reason(Fault.NO_REFERENCE, NO_OUTCOMES))
+        return Certified(None, False, False, Reason(Fault.UNPAIRED, NO_OUTCOMES))
     counts, alpha, bound = _counts(groups), float(1 - confidence), float(limit)
 
     def bounds(given: Counts) -> Bounds:
@@ -99,6 +103,7 @@ def certified(
     if is_within or is_beyond:
         return Certified(certainty, is_within, is_beyond)
     needed = samples_to_settle(counts, bounds, signed)
+    certainty = replace(certainty, samples_to_settle=needed)
     quantity = f"{check.phrase} at {result.precision}"
     return Certified(certainty, False, False, _doubt(quantity, finding, certainty, needed, check.name in _OF_ALL))
 

@@ -27,10 +27,11 @@ class Fault(IntEnum):
     NO_BASELINE = 14
     OTHER_GROUPS = 15
     NO_ENTRY = 16
+    UNPAIRED = 17
     UNREAD = 0
 
 
-OF_CERTAINTY = (Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
+OF_CERTAINTY = (Fault.UNPAIRED, Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)
 """What is known of all groups, and is not certain enough."""
 
 
@@ -60,6 +61,7 @@ _CURES = {
     Fault.NO_BASELINE: "look at the baseline that was written, commit it, and run again",
     Fault.OTHER_GROUPS: "--qfair-update-baseline, if other groups are meant",
     Fault.NO_ENTRY: "--qfair-update-baseline=new-only adds it",
+    Fault.UNPAIRED: f"audit the model again with --qfair-reference MODEL, or leave out --qfair-confidence; {_GO_ON}",
     Fault.SUBSAMPLE: f"leave out --qfair-curvature-samples, or --qfair-confidence; {_GO_ON}",
     Fault.FEW_SAMPLES: f"so many samples, or no --qfair-confidence; {_GO_ON}",
     Fault.AT_LIMIT: f"another limit, which is not about what was measured; {_GO_ON}",

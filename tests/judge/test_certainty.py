@@ -183,10 +183,16 @@ def test_as_many_samples_as_are_named_settle_it_and_clearly_fewer_do_not(groups,
 
     needed = samples_to_settle(counts, lambda more: quantity(more, ALPHA), limit)
     if needed is None:
-        assert not is_settled(5e6)
+        assert not is_settled(1e7)
     else:
         assert is_settled(needed)
         assert needed <= counts.samples.min() + 1 or not is_settled(0.97 * needed)
+
+
+def test_what_ten_million_samples_settle_is_not_called_hopeless():
+    counts = only((80, 100), (72, 100))
+    assert gap(counts.at_least(1e7), ALPHA)[1] < 0.08035 < gap(counts.at_least(6.5e6), ALPHA)[1]
+    assert 6.5e6 < samples_to_settle(counts, lambda more: gap(more, ALPHA), 0.08035) <= 1e7
 
 
 def test_counts_grow_at_their_rates_and_never_shrink():

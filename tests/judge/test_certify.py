@@ -63,6 +63,7 @@ def test_what_is_uncertain_says_how_many_samples_would_tell(audit):
         "  cure     so many samples, or no --qfair-confidence; --qfair-insufficient=warn goes on all the same"
     )
     assert not found.is_partial
+    assert 4500 < found.certainty.samples_to_settle <= 4600
 
 
 def test_so_many_samples_do_tell(make_audit):
@@ -112,6 +113,7 @@ def test_without_paired_counts_a_change_is_not_certain(audit):
     found = verdict(unpaired, "group-drop", "0.9")
     assert found.outcome is INSUFFICIENT
     assert "outcomes of each sample" in found.reasons[0]
+    assert "among the other groups" not in describe(found, unpaired)
     assert verdict(unpaired, "fvo", "0.5").outcome is PASS
 
 

@@ -66,12 +66,17 @@ def test_junit_holds_the_bounds(pytester, few):
     told = {each.get("name"): each.get("value") for each in case.iter("property")}
     assert told["qfair_confidence"] == "0.95"
     assert float(told["qfair_low"]) < float(told["qfair_measured"]) < float(told["qfair_high"])
+    assert "qfair_samples_to_settle" not in told
+    pytester.runpytest(AUDIT, "--bits=4", "--qfair-confidence=0.95", "--junitxml=junit.xml")
+    case = next(ElementTree.parse(pytester.path / "junit.xml").getroot().iter("testcase"))
+    told = {each.get("name"): each.get("value") for each in case.iter("property")}
+    assert int(told["qfair_samples_to_settle"]) > 60
 
 
 def test_the_report_shows_the_bounds(pytester, few):
     assert main(["report", "few.json", "--confidence", "0.95", "--out", "few.html"]) == 0
     page = (pytester.path / "few.html").read_text(encoding="utf-8")
-    assert "0.020 [" in page
+    assert "0.020<br><small>[" in page
     assert "at 95% confidence" in page
 
 

@@ -63,6 +63,7 @@ class LimitRow:
     phrase: str
     precision: str
     measured: str
+    bounds: str
     is_partial: bool
     relation: str
     limit: str
@@ -254,6 +255,7 @@ def _row(verdict: Verdict, audit: Audit) -> LimitRow:
         check.phrase,
         verdict.precision,
         _measured(verdict, check),
+        _bounds(verdict, check),
         verdict.is_partial,
         "≤" if check.is_ceiling else "≥",
         f"{verdict.limit:f}" if check.ratio_of else str(verdict.limit),
@@ -272,10 +274,15 @@ def _measured(verdict: Verdict, check: Check) -> str:
     while digits < _MOST_DIGITS and _side(Fraction(_plain(text)), limit) != _side(value, limit):
         digits += 1
         text = _number(value, check, digits)
+    return text
+
+
+def _bounds(verdict: Verdict, check: Check) -> str:
+    """Return between what the value lies, where a confidence was asked for."""
     if (known := verdict.certainty) is None:
-        return text
+        return ""
     low, high = (_number(Fraction(bound), check, _FEWEST_DIGITS) for bound in (known.low, known.high))
-    return f"{text} [{low}, {high}]"
+    return f"[{low}, {high}]"
 
 
 def _number(value: Fraction, check: Check, digits: int) -> str:
