@@ -36,6 +36,11 @@ class GateBaseline:
         OptionError
             If they make no sense, or a limit is for a precision that is not gated.
         """
+        if config.getini("qfair_update_baseline"):
+            raise OptionError(
+                "qfair_update_baseline in the ini file would let every run pass against itself: give "
+                "--qfair-update-baseline on the command line, where an update is meant"
+            )
         options = baseline_options(lookup(config))
         if options:
             check_limits_bind({REGRESSION: options.limit}, [precision.name for precision in precisions])

@@ -182,6 +182,15 @@ def test_what_makes_no_sense_ends_the_run(pytester, save, arguments, told):
     assert not (pytester.path / "base.json").exists()
 
 
+def test_an_ini_file_that_would_let_every_run_pass_is_refused(pytester, save):
+    save()
+    pytester.makeini("[pytest]\nqfair_update_baseline = all")
+    result = pytester.runpytest(AUDIT, BASE)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: qfair_update_baseline in the ini file would let every run pass against *"])
+    assert not (pytester.path / "base.json").exists()
+
+
 def test_a_word_after_the_bare_option_is_no_way_to_update(pytester, save):
     save()
     result = pytester.runpytest(AUDIT, BASE, "--qfair-update-baseline", "tests")
