@@ -183,3 +183,11 @@ def test_a_group_size_that_makes_no_sense(audit):
 
 def test_limits_of_another_kind_do_not_bind(audit):
     assert judge_audit(audit, {"fvo": Limit.parse("int8=0.5", CHECKS["fvo"])}) == ()
+
+
+def test_where_all_groups_lack_a_value_for_another_reason_than_the_reference_each_is_named(make_audit):
+    nothing = make_audit({"A": 40, "B": 40}, fp32={"A": 36, "B": 30}, int4={"A": None, "B": None})
+    found = verdict(nothing, "group-drop", "0.05")
+    assert found.outcome is INSUFFICIENT
+    assert [reason.partition(":")[0] for reason in found.reasons] == ["group A", "group B"]
+    assert found.fault.name == "NAN"
