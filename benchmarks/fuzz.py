@@ -87,7 +87,7 @@ def told(
         json.dumps(
             {
                 "benchmark": "fuzz",
-                "inputs": sum(count["inputs"] for count in counts.values()),
+                "inputs": sum(each["inputs"] for each in counts.values()),
                 "crashes": len(crashes),
                 "seconds": round(time.perf_counter() - started, 1),
                 "loaders": counts,
@@ -100,19 +100,23 @@ def told(
 
 
 def attempt(loader: Loader, inputs: int, options: argparse.Namespace) -> tuple[dict[str, int], dict[str, Crash]]:
-    """Try so many inputs on one loader; crashes at one place count once."""
+    """Try so many inputs on one loader."""
     chance = random.Random(f"{options.seed} {loader.name}")
     counts, crashes = {"inputs": 0, "read": 0, "refused": 0}, {}
     with tempfile.TemporaryDirectory() as folder:
         seeds = seeds_of(loader, Path(folder))
         for content in mutants(seeds, loader, chance, inputs):
-            counts["inputs"] += 1
-            outcome = tried(loader, content, Path(folder), options.seconds)
-            if isinstance(outcome, Crash):
-                crashes.setdefault(outcome.trace, outcome)
-            else:
-                counts[outcome] += 1
+            count(tried(loader, content, Path(folder), options.seconds), counts, crashes)
     return counts, crashes
+
+
+def count(outcome: str | Crash, counts: dict[str, int], crashes: dict[str, Crash]) -> None:
+    """Count an outcome; crashes at one place are kept once."""
+    counts["inputs"] += 1
+    if isinstance(outcome, Crash):
+        crashes.setdefault(outcome.trace, outcome)
+    else:
+        counts[outcome] += 1
 
 
 def tried(loader: Loader, content: bytes, folder: Path, seconds: int) -> str | Crash:
@@ -163,12 +167,7 @@ def with_atheris(loader: Loader, options: argparse.Namespace, started: float) ->
             Path(corpus, str(index)).write_bytes(seed)
 
         def one(content: bytes) -> None:
-            counts["inputs"] += 1
-            outcome = tried(loader, content, Path(folder), options.seconds)
-            if isinstance(outcome, Crash):
-                crashes.setdefault(outcome.trace, outcome)
-            else:
-                counts[outcome] += 1
+            count(tried(loader, content, Path(folder), options.seconds), counts, crashes)
             if counts["inputs"] >= options.inputs:
                 code = told({loader.name: counts}, crashes, options, started)
                 shutil.rmtree(folder)

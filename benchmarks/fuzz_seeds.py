@@ -98,7 +98,7 @@ def _checkpoint(path: Path) -> object:
     from qfair_check.remedy.checkpoint import load_checkpoint
 
     try:
-        return load_checkpoint(path, {"recipe": "", "data": "", "model": ""}, None)  # type: ignore[arg-type]
+        return load_checkpoint(path, {"recipe": "", "data": "", "model": ""}, None)
     except InputError as error:
         if "is no checkpoint" in str(error) or "of format" in str(error):
             raise

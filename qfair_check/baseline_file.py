@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from qfair_check.baseline_record import BASELINE_VERSION, Baseline, Entry, Tally
-from qfair_check.errors import InputError
+from qfair_check.errors import InputError, OptionError
 from qfair_check.files import replace_file
 from qfair_check.gaps import accuracy_gap
 from qfair_check.outcome_rows import beside, npy, read_rows
@@ -154,8 +155,8 @@ def _fvo(groups: Sequence[Tally]) -> float | None:
     return _rounded(accuracy_gap(known)) if len(known) == len(groups) > 1 else None
 
 
-def _rounded(value: object) -> float | None:
-    return None if value is None else round(float(value), _DIGITS)  # type: ignore[arg-type]  # a Fraction
+def _rounded(value: Fraction | None) -> float | None:
+    return None if value is None else round(float(value), _DIGITS)
 
 
 def _contradiction(read: _File) -> str | None:
@@ -169,7 +170,7 @@ def _contradiction(read: _File) -> str | None:
     for entry in read.entries:
         try:
             Precision.parse(entry.precision)
-        except Exception:
+        except OptionError:
             return f"there is no precision {entry.precision!r}"
         if {name: group.samples for name, group in entry.groups.items()} != sizes:
             return f"the groups of {entry.precision} are other ones"

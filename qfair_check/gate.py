@@ -231,7 +231,8 @@ class Gate:
         if self.must_measure(session):
             try:
                 with ended_as_interrupted():
-                    self._audit = through_cache(self.config, session, partial(self._measured, session))
+                    measure = partial(self._measured, session)
+                    self._audit = measure() if self._overridden else through_cache(session, measure)
                     self._publish(self._audit)
             except QFairError as error:
                 raise _usage_error(error) from None

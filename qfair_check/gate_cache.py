@@ -10,7 +10,6 @@ from qfair_check.audit_cache import AuditCache
 from qfair_check.audit_key import audit_key
 from qfair_check.judge.text import printable
 from qfair_check.options import data_options, measure_options, model_options
-from qfair_check.overrides import overridden_fixtures
 from qfair_check.plugin_options import lookup
 from qfair_check.record import Audit
 
@@ -18,13 +17,14 @@ _FOLDER = "qfair"
 _FIXTURES = frozenset({"qfair_model", "qfair_data", "qfair_audit", "qfair_precision"})
 
 
-def through_cache(config: pytest.Config, session: pytest.Session, measure: Callable[[], Audit]) -> Audit:
-    """Return an audit of the configured model and data: of an earlier run, or measured and kept for later ones.
+def through_cache(session: pytest.Session, measure: Callable[[], Audit]) -> Audit:
+    """Return an audit of the model and data that options name: of an earlier run, or measured and kept for later ones.
 
     It is measured, and not kept, where that it would be the same cannot be told (`audit_key`), where a test of this run
     needs the model itself, with ``--qfair-no-cache``, and without pytest's own cache.
     """
-    cache, key = _cache(config, session), _key(config)
+    config = session.config
+    cache, key = _cache(session), _key(config)
     if cache is None or key is None:
         return measure()
     found = cache.load(key)
@@ -41,9 +41,9 @@ def through_cache(config: pytest.Config, session: pytest.Session, measure: Calla
     return made
 
 
-def _cache(config: pytest.Config, session: pytest.Session) -> AuditCache | None:
-    own: Any = getattr(config, "cache", None)
-    if own is None or lookup(config)("no_cache") or overridden_fixtures(config):
+def _cache(session: pytest.Session) -> AuditCache | None:
+    own: Any = getattr(session.config, "cache", None)
+    if own is None or lookup(session.config)("no_cache"):
         return None
     if any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
         return None

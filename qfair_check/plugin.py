@@ -86,6 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     gate = Gate.from_config(config)
     config.pluginmanager.register(gate, "qfair-gate")
+    if not _is_set(config, "remediate", "train_data", "train_split"):
+        return
     from qfair_check.plugin_remedy import Remediation
 
     remediation = Remediation.from_config(config, gate)
@@ -94,11 +96,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _is_in_use(config: pytest.Config) -> bool:
-    """Whether any of our options is set, on the command line or in the ini file."""
     from qfair_check.option_table import PLUGIN_OPTIONS
 
-    keys = [f"qfair_{option.key}" for option in PLUGIN_OPTIONS]
-    return any(config.getoption(key) is not None or config.getini(key) for key in keys)
+    return _is_set(config, *(option.key for option in PLUGIN_OPTIONS))
+
+
+def _is_set(config: pytest.Config, *keys: str) -> bool:
+    """Whether any of these options of ours is set, on the command line or in the ini file."""
+    names = [f"qfair_{key}" for key in keys]
+    return any(config.getoption(name) is not None or config.getini(name) for name in names)
 
 
 def _refuse_taken_bits(config: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from qfair_check.console import columns
 from qfair_check.errors import FairnessError, OptionError, QFairError
 from qfair_check.gate import Gate
 from qfair_check.inputs.paths import is_factory
+from qfair_check.judge.regression import REGRESSION
 from qfair_check.judge.text import printable
 from qfair_check.judge.verdicts import Outcome
 from qfair_check.option_table import DATA_OPTIONS, DEMO, JUDGE_OPTIONS, MODEL_OPTIONS, PLUGIN_OPTIONS, REMEDIATE_OPTIONS
@@ -26,7 +27,7 @@ from qfair_check.overrides import overridden_fixtures
 from qfair_check.plugin_options import given_on_command_line, lookup
 from qfair_check.precision import Precision
 from qfair_check.remediate_command import remediation, say_comparison
-from qfair_check.remediate_options import recipes_of, refuse_overwriting, remediate_options, training_data
+from qfair_check.remediate_options import recipes_of, refuse_over_inputs, remediate_options, training_data
 from qfair_check.remedy_text import Told, told_of_remedy
 from qfair_check.sources import load_configured_model
 from qfair_check.termination import ended_as_interrupted
@@ -100,7 +101,7 @@ class Remediation:
             extended.qfair_broken = [
                 [_subject(error.audit), verdict.precision, verdict.check, str(verdict.limit)]
                 for verdict in error.verdicts
-                if verdict.outcome is Outcome.FAIL
+                if verdict.outcome is Outcome.FAIL and verdict.check != REGRESSION  # a baseline knows no new model
             ]
         return report
 
@@ -276,7 +277,7 @@ def _check(config: pytest.Config, gate: Gate, folder: Path) -> None:
     for precision in gate.precisions:
         out = folder / _file_name(precision.name)
         if precision.is_integer and out.absolute().parent.is_dir():
-            refuse_overwriting(remediate_options(_lookup(config, precision.name), str(out)), ())
+            refuse_over_inputs(remediate_options(_lookup(config, precision.name), str(out)), ())
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise OptionError(f"--qfair-remediate {folder}: cannot write into {existing}, name another folder")

@@ -23,7 +23,7 @@ from qfair_check.remediate_options import (
     RemediateOptions,
     RemedyFiles,
     recipes_of,
-    refuse_overwriting,
+    refuse_over_inputs,
     remediate_options,
     remedy_files,
     training_data,
@@ -132,7 +132,7 @@ def remediation(options: RemediateOptions, recipes: Sequence["Recipe"], judging:
     from qfair_check.remedy.selection import select
 
     files, first = remedy_files(options.out), recipes[0]
-    refuse_overwriting(options, [recipe.strategy for recipe in recipes])
+    refuse_over_inputs(options, [recipe.strategy for recipe in recipes])
     subject = read_model(options.model)
     if subject.architecture is None:
         raise OptionError("the model's architecture is not known, and the new file must name it: pass --arch")

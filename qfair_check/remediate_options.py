@@ -222,7 +222,7 @@ def remedy_files(out: str) -> RemedyFiles:
     return RemedyFiles(target)
 
 
-def refuse_overwriting(options: RemediateOptions, strategies: Sequence[str]) -> None:
+def refuse_over_inputs(options: RemediateOptions, strategies: Sequence[str]) -> None:
     """Refuse to write over what is read.
 
     Raises

@@ -211,6 +211,7 @@ def test_folders_count_by_all_that_is_in_them(files):
     ("model", "data", "options"),
     [
         (ModelOptions("net.pt", "package.module:factory"), DATA, {}),
+        (ModelOptions("net.pt", "no-name.module:factory"), DATA, {}),
         (ModelOptions("net.pt", None), DATA, {}),
         (ModelOptions("net.pt", "resnet18", trust_pickle=True), DATA, {}),
         (ModelOptions("net.pt2"), DATA, {}),

@@ -44,7 +44,7 @@ class Inside:
         """Return whether a path, relative to the folder, lies in it; one that cannot be a path does not."""
         path = os.path.join(self._folder, name)  # noqa: PTH118 (Path is slow on a million names)
         try:
-            if os.path.islink(path):  # noqa: PTH114
+            if os.path.islink(path):  # noqa: PTH114 (likewise)
                 return self._lies_in(os.path.realpath(path))
             parent, last = os.path.split(path)
             if parent not in self._known:

@@ -195,6 +195,16 @@ def test_what_ten_million_samples_settle_is_not_called_hopeless():
     assert 6.5e6 < samples_to_settle(counts, lambda more: gap(more, ALPHA), 0.08035) <= 1e7
 
 
+def test_what_the_decision_says_of_power():
+    """Numbers of docs/adr/0022-confidence.md and docs/howto-ci.md."""
+    counts = made((450, 0, 0, 50), (250, 100, 0, 150))
+    at_fp32 = only((450, 500), (350, 500))
+    split = gap(counts, ALPHA / 2)[0] - gap(at_fp32, ALPHA / 2)[1]
+    assert (round(gap_increase(counts, ALPHA)[0], 3), round(split, 3)) == (0.164, 0.09)
+    bounds = [group_drop(made((0.87 * n, 0.03 * n, 0.01 * n, 0.09 * n)), ALPHA)[1] for n in (100, 200)]
+    assert bounds[1] < 0.05 < bounds[0]
+
+
 def test_counts_grow_at_their_rates_and_never_shrink():
     grown = made((30, 5, 5, 10), (300, 50, 50, 100)).at_least(200)
     assert grown.samples.tolist() == [200, 500]

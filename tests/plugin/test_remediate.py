@@ -224,6 +224,14 @@ def test_the_scheme_of_the_gate_is_what_it_is_compared_with(run, pytester):
     }
 
 
+def test_a_regression_from_a_baseline_is_no_reason_to_train(run):
+    result = run("--bits=8", "--qfair-baseline=base.json")
+    assert result.ret == 1
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines([NOTHING])
+    assert trainings(result) == []
+
+
 def test_limits_by_precision_go_with_the_precision(run):
     result = run("--bits=8,2", "--qfair-max-accuracy-drop=0.9,int2=0.3", "--qfair-max-group-drop=1")
     assert section(result) == [*passed("int2"), STAYS]
