@@ -1,28 +1,30 @@
 """An audit as a JSON file, its outcomes as a side file, and the JSON Schema of both."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from qfair_check.contradictions import contradiction
+from qfair_check.contradictions import contradiction, contradiction_in_outcomes
 from qfair_check.errors import InputError
 from qfair_check.files import replace_file
-from qfair_check.outcome_rows import beside, npy, read_rows
+from qfair_check.outcome_rows import beside, npy, read_rows, rows_of_positions
 from qfair_check.record import SCHEMA_VERSION, Audit
+
+_BESIDE = ("outcomes", "group_bits")
 
 
 def write_audit(audit: Audit, path: Path) -> None:
     """Write what `Audit.save` promises."""
     try:
         if audit.outcomes:
-            replace_file(_outcomes_path(audit, path), npy(list(audit.outcomes.values())))
-        bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}))
-        del bare["outcomes"]
+            replace_file(_outcomes_path(audit, path), npy([*audit.outcomes.values(), *audit.group_bits]))
+        bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}, group_bits=()))
+        for beside_it in _BESIDE:
+            del bare[beside_it]
         replace_file(path, msgspec.json.format(msgspec.json.encode(as_text(bare)), indent=1) + b"\n")
     except (OSError, ValueError) as error:  # a path without a name, or with a NUL byte, is a ValueError
         raise InputError(f"cannot write the audit {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -54,13 +56,18 @@ def read_audit(path: Path) -> Audit:
     problem = contradiction(audit)
     if problem:
         raise InputError(f"{path} contradicts itself ({problem}): it was edited or damaged; audit the model again")
-    return replace(audit, outcomes=_read_outcomes(_outcomes_path(audit, path), audit))
+    side = _outcomes_path(audit, path)
+    held = _with_outcomes(audit, side)
+    if problem := contradiction_in_outcomes(held):
+        raise InputError(f"{side} contradicts {path} ({problem}): one was edited or damaged; audit the model again")
+    return held
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a saved audit."""
     schema = msgspec.json.schema(Audit)
-    del schema["$defs"]["Audit"]["properties"]["outcomes"]
+    for beside_it in _BESIDE:
+        del schema["$defs"]["Audit"]["properties"][beside_it]
     title = f"qfair_check audit, schema version {SCHEMA_VERSION}"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | schema
 
@@ -74,14 +81,9 @@ def as_text(value: Any) -> Any:
     return [as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def pack_outcomes(right: NDArray[np.bool_]) -> bytes:
-    """Pack one bit per sample, first sample in the lowest bit."""
-    return np.packbits(right, bitorder="little").tobytes()
-
-
-def outcomes_digest(outcomes: dict[str, bytes]) -> str:
-    """Return the sha256 of the side file that holds these outcomes."""
-    return hashlib.sha256(npy(list(outcomes.values()))).hexdigest()
+def outcomes_digest(outcomes: dict[str, bytes], group_bits: Sequence[bytes] = ()) -> str:
+    """Return the sha256 of the side file that holds these outcomes, and the groups of samples."""
+    return hashlib.sha256(npy([*outcomes.values(), *group_bits])).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,15 @@ def _outcomes_path(audit: Audit, path: Path) -> Path:
     return beside(path, audit.outcomes_sha256)
 
 
-def _read_outcomes(path: Path, audit: Audit) -> dict[str, bytes]:
+def _with_outcomes(audit: Audit, path: Path) -> Audit:
     names = [result.precision for result in audit.precisions]
+    behind = rows_of_positions(len(audit.groups)) if audit.outcomes_hold_groups else 0
     named_by = "the audit names; audit the model again"
-    rows = read_rows(path, audit.outcomes_sha256, audit.data.samples, len(names), named_by)
+    rows = read_rows(path, audit.outcomes_sha256, audit.data.samples, len(names) + behind, named_by)
+    if rows is None:
+        return replace(audit, outcomes={}, group_bits=())
+    if len(rows) <= behind:
+        raise InputError(f"{path} does not hold what the audit says: take it away")
+    right, group_bits = rows[: len(rows) - behind], tuple(rows[len(rows) - behind :])
     # fp32 has none if there is no reference
-    return {} if rows is None else dict(zip(names[-len(rows) :], rows, strict=True))
+    return replace(audit, outcomes=dict(zip(names[-len(right) :], right, strict=True)), group_bits=group_bits)

@@ -2,6 +2,8 @@
 
 from math import isclose
 
+import numpy as np
+
 from qfair_check.curvature_record import GroupCurvature
 from qfair_check.errors import OptionError
 from qfair_check.gaps import fvo, fvo_increase
@@ -45,6 +47,22 @@ def contradiction(audit: Audit) -> str | None:
         problem = _at(result, audit)
         if problem:
             return f"{result.precision}: {problem}"
+    return None
+
+
+def contradiction_in_outcomes(audit: Audit) -> str | None:
+    """Return how outcomes of samples differ from their audit; None where they agree, or no groups are known."""
+    groups = audit.sample_groups()
+    if groups is None:
+        return None
+    sizes = [measures.samples for measures in audit.fp32.groups]
+    if np.bincount(groups, minlength=len(sizes)).tolist() != sizes:
+        return "the groups of samples are of other sizes"
+    for precision in audit.outcomes:
+        right = np.bincount(groups[audit.right(precision)], minlength=len(sizes)).tolist()
+        for name, counted, measures in zip(audit.groups, right, audit.at(precision).groups, strict=True):
+            if measures.correct not in (None, counted):
+                return f"{counted} samples of {name} are right at {precision}, not {measures.correct}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which samples were right, as a side file: a row of bits for each precision, named by its hash."""
+"""Which samples were right, and of which group they are, as a side file: rows of bits, named by its hash."""
 
 import hashlib
 import io
@@ -6,10 +6,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qfair_check.errors import InputError
 
 _HEADER = 128  # bytes before the rows, in a NumPy array file of this kind
+
+
+def pack_bits(flags: NDArray[np.bool_]) -> bytes:
+    """Pack one bit per sample, first sample in the lowest bit."""
+    return np.packbits(flags, bitorder="little").tobytes()
+
+
+def unpack_bits(packed: bytes, samples: int) -> NDArray[np.bool_]:
+    """Return what `pack_bits` packed; shape (samples,)."""
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=samples, bitorder="little").astype(np.bool_)
+
+
+def rows_of_positions(count: int) -> int:
+    """Return how many rows hold positions below a count.
+
+    Examples
+    --------
+    >>> [rows_of_positions(count) for count in (1, 2, 5)]
+    [0, 1, 3]
+    """
+    return (count - 1).bit_length()
+
+
+def pack_positions(positions: NDArray[np.integer], count: int) -> tuple[bytes, ...]:
+    """Return positions below a count, shape (samples,), as rows of bits, the lowest bit first."""
+    return tuple(pack_bits((positions >> bit & 1).astype(np.bool_)) for bit in range(rows_of_positions(count)))
+
+
+def unpack_positions(rows: Sequence[bytes], samples: int) -> NDArray[np.intp]:
+    """Return what `pack_positions` packed; shape (samples,)."""
+    found = np.zeros(samples, np.intp)
+    for bit, row in enumerate(rows):
+        found |= unpack_bits(row, samples).astype(np.intp) << bit
+    return found
 
 
 def npy(rows: Sequence[bytes]) -> bytes:

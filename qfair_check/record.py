@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
 from qfair_check.errors import InputError, OptionError
+from qfair_check.outcome_rows import unpack_bits, unpack_positions
 from qfair_check.precision import AS_IS, Precision
 from qfair_check.reference_record import UNMEASURED, ReferenceRecord
 from qfair_check.training_record import TrainingRecord
@@ -257,11 +258,11 @@ class RunRecord:
 class Audit:
     """One model on one grouped data set at several precisions; the first is always fp32.
 
-    `outcomes` maps a precision to packed bits, one per sample in dataset order, 1 where the prediction was
-    right (`right` unpacks them). They live in a side file named by `outcomes_sha256`, and are empty when it
-    is absent. A model that is audited as it is, at ``asis``, has the fp32 values of the model that `reference` names;
-    without one, or where that was measured on other data, none of them is defined. `training` tells how a model that
-    `qfair remediate` made was trained.
+    `outcomes` maps a precision to packed bits, one per sample in dataset order, 1 where the prediction was right
+    (`right` unpacks them), `group_bits` holds places in `groups` (`sample_groups`). Both live in a side file named by
+    `outcomes_sha256`, and are empty without it. A model that is audited as it is, at ``asis``, has the fp32 values of
+    the model that `reference` names; without one, or if that was measured on other data, none of them is defined.
+    `training` tells how a model that `qfair remediate` made was trained.
 
     Examples
     --------
@@ -284,6 +285,8 @@ class Audit:
     outcomes: dict[str, bytes] = field(default_factory=dict, repr=False)
     reference: ReferenceRecord | None = None
     training: TrainingRecord | None = None
+    outcomes_hold_groups: bool = False
+    group_bits: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def fp32(self) -> PrecisionResult:
@@ -354,19 +357,22 @@ class Audit:
             raise InputError("nothing was measured at fp32: audit the model again with --qfair-reference")
         if packed is None:
             raise InputError(f"the per-sample outcomes (*.{self.outcomes_sha256[:16]}.outcomes.npy) are not there")
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=self.data.samples, bitorder="little")
-        return bits.astype(np.bool_)
+        return unpack_bits(packed, self.data.samples)
+
+    def sample_groups(self) -> NDArray[np.intp] | None:
+        """Return, per sample in dataset order, the place of its group in `groups`; None where no side file tells."""
+        is_known = self.outcomes_hold_groups and bool(self.outcomes)
+        return unpack_positions(self.group_bits, self.data.samples) if is_known else None
 
     def measured_json(self) -> bytes:
         """Return the JSON of everything that was measured, without `inputs`, `run` and `training`.
 
-        On the same device, build and thread count it is the same byte for byte, however the samples were
-        stored, batched or loaded.
+        On the same device, build and thread count it is the same byte for byte, however samples are stored or batched.
         """
         from qfair_check.audit_file import as_text
 
         held: dict[str, Any] = msgspec.to_builtins(self)
-        for outside in ("inputs", "run", "outcomes", "training"):
+        for outside in ("inputs", "run", "outcomes", "group_bits", "training"):
             del held[outside]
         if self.reference is not None:
             del held["reference"]["source"], held["reference"]["kind"]

@@ -17,8 +17,9 @@ import qfair_check.inputs.parquet
 import qfair_check.measure.run
 import qfair_check.remediate_command
 import qfair_check.remedy.fair_qat
-from qfair_check.audit_file import outcomes_digest, pack_outcomes
+from qfair_check.audit_file import outcomes_digest
 from qfair_check.curvature_record import CurvatureSettings, GroupCurvature
+from qfair_check.outcome_rows import pack_bits, pack_positions
 from qfair_check.record import (
     SCHEMA_VERSION,
     Audit,
@@ -171,7 +172,8 @@ def make_audit() -> Callable[..., Audit]:
             )
             for name, counts in correct.items()
         }
-        outcomes = {name: pack_outcomes(bits) for name, bits in right.items()}
+        outcomes = {name: pack_bits(bits) for name, bits in right.items()}
+        group_bits = pack_positions(np.repeat(np.arange(len(samples)), list(samples.values())), len(samples))
         return Audit(
             schema_version=SCHEMA_VERSION,
             model=ModelRecord("a" * 64, 1100, 1000, ()),
@@ -185,8 +187,10 @@ def make_audit() -> Callable[..., Audit]:
                 "m.safetensors", "resnet18", "d.csv", "race", (), None, "given", None, (), (), None, None, ()
             ),
             run=RunRecord("2026-01-01T00:00:00+00:00", ("qfair",), 1.0, "Linux", 2, 64, 0, {"torch": "2"}),
-            outcomes_sha256=outcomes_digest(outcomes),
+            outcomes_sha256=outcomes_digest(outcomes, group_bits),
             outcomes=outcomes,
+            outcomes_hold_groups=True,
+            group_bits=group_bits,
         )
 
     return make

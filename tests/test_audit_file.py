@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import qfair_check
-from qfair_check.audit_file import json_schema
+from qfair_check.audit_file import json_schema, outcomes_digest
 from qfair_check.errors import InputError
 from qfair_check.judge.limits import gate_limits
 from qfair_check.judge.verdicts import judge_audit
+from qfair_check.outcome_rows import beside, npy, pack_bits, pack_positions
 from qfair_check.record import Audit
 from qfair_check.reference_record import ReferenceRecord
 
@@ -63,12 +64,59 @@ def test_the_file_is_strict_json_that_reads_line_by_line(path):
 def test_outcomes_lie_beside_the_file(path, audit):
     side = path.with_name(f"audit.{audit.outcomes_sha256[:16]}.outcomes.npy")
     assert sorted(path.parent.iterdir()) == sorted([path, side])
-    assert np.load(side, allow_pickle=False).shape == (2, 12)
+    assert np.load(side, allow_pickle=False).shape == (3, 12)  # two precisions, and a bit for two groups
 
 
 def test_an_audit_without_its_outcomes_can_be_judged(path, audit):
     next(path.parent.glob("*.npy")).unlink()
-    assert Audit.load(path) == dataclasses.replace(audit, outcomes={})
+    assert Audit.load(path) == dataclasses.replace(audit, outcomes={}, group_bits=())
+
+
+def test_the_groups_of_samples_are_kept(make_audit, tmp_path):
+    sizes = dict(zip("ABCDE", (3, 1, 4, 1, 5), strict=True))
+    make_audit(sizes, fp32=sizes, int4=sizes).save(tmp_path / "audit.json")
+    kept = Audit.load(tmp_path / "audit.json").sample_groups()
+    assert kept.tolist() == [0] * 3 + [1] + [2] * 4 + [3] + [4] * 5
+
+
+def test_an_audit_without_the_groups_of_samples_is_read(audit, tmp_path):
+    bare = dataclasses.replace(
+        audit, outcomes_hold_groups=False, group_bits=(), outcomes_sha256=outcomes_digest(audit.outcomes)
+    )
+    bare.save(tmp_path / "audit.json")
+    assert Audit.load(tmp_path / "audit.json") == bare
+    assert bare.sample_groups() is None
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "positions", "problem"),
+    [
+        ([45, 36, 44, 30], [49, 41], "the groups of samples are of other sizes"),
+        ([45, 36, 43, 31], [50, 40], "43 samples of A are right at int4, not 44"),
+        ([45, 36], [50, 40], "45 samples of A are right at int4, not 44"),  # a single row is that of the last precision
+    ],
+)
+def test_outcomes_that_contradict_their_audit_are_refused(audit, tmp_path, outcomes, positions, problem):
+    right = [
+        np.concatenate([np.arange(50) < first, np.arange(40) < second])
+        for first, second in zip(outcomes[::2], outcomes[1::2], strict=True)
+    ]
+    packed = dict(zip(("fp32", "int4"), map(pack_bits, right), strict=False))
+    rows = pack_positions(np.repeat([0, 1], positions), 2)
+    digest = outcomes_digest(packed, rows)
+    dataclasses.replace(audit, outcomes=packed, group_bits=rows, outcomes_sha256=digest).save(tmp_path / "audit.json")
+    with pytest.raises(InputError, match=f"contradicts .*audit.json \\({problem}\\): one was edited or damaged"):
+        Audit.load(tmp_path / "audit.json")
+
+
+def test_a_side_file_with_nothing_but_groups_is_refused(make_audit, tmp_path):
+    audit = make_audit({"A": 9, "B": 9, "C": 9}, fp32={"A": 9, "B": 9, "C": 9})
+    side = npy(audit.group_bits)
+    digest = hashlib.sha256(side).hexdigest()
+    dataclasses.replace(audit, outcomes={}, outcomes_sha256=digest).save(tmp_path / "audit.json")
+    beside(tmp_path / "audit.json", digest).write_bytes(side)
+    with pytest.raises(InputError, match="does not hold what the audit says: take it away"):
+        Audit.load(tmp_path / "audit.json")
 
 
 def test_damaged_outcomes_are_refused(path):

@@ -11,7 +11,8 @@ from qfair_check.errors import OptionError
 from qfair_check.gaps import accuracy_gap
 from qfair_check.judge.checks import DEFAULT_MIN_GROUP_SIZE
 from qfair_check.judge.reasons import Fault, Reason, first_fault
-from qfair_check.judge.verdicts import Comparison, GroupChange, Outcome, Verdict
+from qfair_check.judge.verdicts import Comparison, Flips, GroupChange, Outcome, Verdict
+from qfair_check.outcome_rows import unpack_bits
 from qfair_check.precision import Precision
 from qfair_check.record import Audit
 
@@ -63,7 +64,8 @@ def judge_regression(
     before = baseline.find(now.key)
     if before is None:
         return _refused(now, limit, [_no_entry(baseline, now)])
-    pairs = zip(audit.groups, _sorted(before, baseline.groups, audit.groups), now.groups, strict=True)
+    flips, of_groups = _flips(before, now, audit)
+    pairs = zip(audit.groups, _sorted(before, baseline.groups, audit.groups), now.groups, of_groups, strict=True)
     changed = [GroupChange(*pair) for pair in pairs]
     reasons = [reason for change in changed if (reason := _doubt(change, min_group_size))]
     known = {
@@ -96,8 +98,8 @@ def judge_regression(
             now.overall,
             before_gap,
             after_gap,
-            tuple(sorted((change for change in known.values() if change.drop), key=_by_drop)),
-            _flips(before, now),
+            tuple(sorted(filter(_is_told, known.values()), key=_by_drop)),
+            flips,
             None if None in (before.model, now.model) else before.model == now.model,
         ),
     )
@@ -168,9 +170,19 @@ def _by_drop(change: GroupChange) -> Fraction:
     return -(change.drop or Fraction(0))
 
 
-def _flips(before: Entry, now: Entry) -> tuple[int, int] | None:
-    """Return how many samples were right and are wrong now, and the other way round; None where it is not known."""
+def _is_told(change: GroupChange) -> bool:
+    return bool(change.drop) or (change.flips is not None and change.flips != Flips(0, 0))
+
+
+def _flips(before: Entry, now: Entry, audit: Audit) -> tuple[Flips | None, Sequence[Flips | None]]:
+    """Return the flips of all samples and those of each group; None where they are not known."""
+    unknown = [None] * len(audit.groups)
     if not before.right or len(before.right) != len(now.right):
-        return None
-    was, is_now = (np.unpackbits(np.frombuffer(right, np.uint8)) for right in (before.right, now.right))
-    return int((was > is_now).sum()), int((was < is_now).sum())
+        return None, unknown
+    was, is_now = (unpack_bits(right, audit.data.samples) for right in (before.right, now.right))
+    lost, gained = was & ~is_now, is_now & ~was
+    groups = audit.sample_groups()
+    if groups is None:
+        return Flips(int(lost.sum()), int(gained.sum())), unknown
+    by_group = [np.bincount(groups[flipped], minlength=len(audit.groups)).tolist() for flipped in (lost, gained)]
+    return Flips(sum(by_group[0]), sum(by_group[1])), [Flips(*pair) for pair in zip(*by_group, strict=True)]

@@ -27,12 +27,21 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Flips:
+    """Samples that were right in a baseline and are wrong now, and the other way round."""
+
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True, slots=True)
 class GroupChange:
-    """A group in a baseline and now."""
+    """A group in a baseline and now; its flips are None where they are not known."""
 
     name: str
     before: Tally
     after: Tally
+    flips: Flips | None = None
 
     @property
     def drop(self) -> Fraction | None:
@@ -52,9 +61,9 @@ class Comparison:
     fvo_before, fvo_after : Fraction or None
         Over the groups that can be judged.
     changed : tuple of GroupChange
-        Those of them whose accuracy is another one, the largest drop first.
-    flips : (int, int) or None
-        Samples that were right and are wrong now, and the other way round.
+        Those of them with another accuracy or with flips, the largest drop first.
+    flips : Flips or None
+        Of all samples; None where they are not known.
     is_same_model : bool or None
         None where a model has no hash.
     """
@@ -64,7 +73,7 @@ class Comparison:
     fvo_before: Fraction | None
     fvo_after: Fraction | None
     changed: tuple[GroupChange, ...]
-    flips: tuple[int, int] | None
+    flips: Flips | None
     is_same_model: bool | None
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qfair_check.audit_file import pack_outcomes
 from qfair_check.errors import InputError, MeasureError
 from qfair_check.inputs.grouped import GroupedData, Roster
 from qfair_check.inputs.sample import described, kind, mapped, parts
@@ -16,6 +15,7 @@ from qfair_check.measure.chunks import CHUNK, Chunk, Samples
 from qfair_check.measure.forward import Forward
 from qfair_check.measure.parts import Parts
 from qfair_check.measure.tally import Tally
+from qfair_check.outcome_rows import pack_bits
 from qfair_check.precision import AS_IS
 
 _BLOCK_VALUES = 15_000
@@ -134,7 +134,7 @@ class _Counter:
         for index, logits in enumerate(by_subject):
             tally, right = Tally.of(logits, by_subject[0], labels, groups, width, unread)
             self.tallies[index] = self.tallies[index].widened(width) + tally
-            self.right[index].append(pack_outcomes(right))
+            self.right[index].append(pack_bits(right))
         self._look_at(by_subject[0])
         self._held.clear()
         self._waiting = 0

@@ -14,6 +14,7 @@ from qfair_check.measure.backward_pass import Curved
 from qfair_check.measure.curvature import undefined_group
 from qfair_check.measure.subjects import NO_WEIGHTS, Subject
 from qfair_check.measure.tally import MEANS, PAIRED, Tally
+from qfair_check.outcome_rows import unpack_bits
 from qfair_check.precision import FP32
 from qfair_check.record import UNREAD, Audit, Measures, PrecisionResult
 from qfair_check.reference_record import NO_LOGITS, NO_OUTCOMES, NO_REFERENCE, OTHER_DATA, UNMEASURED
@@ -141,7 +142,7 @@ def with_audit(
         return without_reference(alone, data.group_names, OTHER_DATA)
     fp32 = reference.fp32
     told = reference.outcomes.get(fp32.precision)
-    after, before = (None if bits is None else _flags(bits, data.size) for bits in (right, told))
+    after, before = (None if bits is None else unpack_bits(bits, data.size) for bits in (right, told))
     everywhere = np.ones(data.size, np.bool_)
     groups = tuple(
         _compared(group, base, after, before, data.groups == index)
@@ -217,7 +218,3 @@ def _compared(own: Measures, base: Measures, after: Flags | None, before: Flags 
         "both_wrong": int(np.count_nonzero(~a & ~b)),
     }
     return replace(compared, **pairs)
-
-
-def _flags(packed: bytes, samples: int) -> Flags:
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=samples, bitorder="little").astype(np.bool_)

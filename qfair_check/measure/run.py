@@ -30,6 +30,7 @@ from qfair_check.measure.one_pass import Progress, one_pass
 from qfair_check.measure.reference import Reference, notices_of, reference_of
 from qfair_check.measure.results import Results, results, with_audit, without_reference
 from qfair_check.measure.subjects import Prepared, ends_of, prepared, prepared_as_is
+from qfair_check.outcome_rows import pack_positions
 from qfair_check.precision import AS_IS, FP32, Precision, check_unmixed, parse_precisions
 from qfair_check.quantize.allocation import Allocation
 from qfair_check.quantize.layers import quantizable_weights
@@ -172,6 +173,7 @@ def audit(
     data_record = DataRecord(data_sha256(grouped, passed.digests), grouped.size, grouped.classes)
     settings = _settings(grid, allocation, seed, place, backward, is_as_is=is_as_is)
     most_curved = settings.curvature.samples if settings.curvature else None
+    group_bits = pack_positions(grouped.groups, len(grouped.group_names))
     found = results(made.subjects, passed.tallies, grouped, curved or [Curved()] * len(forwards), most_curved)
     if is_as_is and (origin is None or origin.audit):
         found, outcomes = _compared(found, outcomes, origin, grouped, data_record, settings)
@@ -193,8 +195,10 @@ def audit(
             workers=workers,
             versions={"qfair_check": __version__} | {name: version(name) for name in _VERSIONED},
         ),
-        outcomes_sha256=outcomes_digest(outcomes),
+        outcomes_sha256=outcomes_digest(outcomes, group_bits),
         outcomes=outcomes,
+        outcomes_hold_groups=True,
+        group_bits=group_bits,
         reference=origin.record if origin else None,
     )
 

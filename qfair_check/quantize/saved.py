@@ -165,5 +165,5 @@ def _origin(origin: Audit | str | None, target: Path) -> Origin | None:
 def _baseline(audit: Audit) -> Audit:
     """Return the fp32 part of an audit."""
     outcomes = {name: right for name, right in audit.outcomes.items() if name == audit.fp32.precision}
-    digest = outcomes_digest(outcomes) if outcomes else audit.outcomes_sha256
+    digest = outcomes_digest(outcomes, audit.group_bits) if outcomes else audit.outcomes_sha256
     return replace(audit, precisions=audit.precisions[:1], outcomes=outcomes, outcomes_sha256=digest)

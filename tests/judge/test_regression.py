@@ -2,6 +2,7 @@ from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from qfair_check.baseline_record import Baseline, Entry, Tally, changes
 from qfair_check.errors import OptionError
 from qfair_check.judge.regression import judge_regression
 from qfair_check.judge.text import describe
-from qfair_check.judge.verdicts import Outcome
+from qfair_check.judge.verdicts import Flips, Outcome
+from qfair_check.outcome_rows import pack_bits
 
 SIZES = {"A": 100, "B": 200, "C": 50}
 
@@ -28,7 +30,16 @@ def baseline(audit, **correct):
         replace(tally, correct=correct.get(name, tally.correct))
         for name, tally in zip(made.groups, entry.groups, strict=True)
     )
-    return replace(made, entries=(replace(entry, groups=groups),))
+    starts = np.cumsum([0, *SIZES.values()])
+    right = np.zeros(starts[-1], np.bool_)
+    for start, tally in zip(starts, groups, strict=False):
+        right[start : start + tally.correct] = True
+    return with_outcomes(replace(made, entries=(replace(entry, groups=groups),)), right)
+
+
+def with_outcomes(made, right):
+    """Return a baseline with these samples right; with none known if that is None."""
+    return replace(made, entries=(replace(made.entries[0], right=b"" if right is None else pack_bits(right)),))
 
 
 def judged(audit, against, limit="0.01", **options):
@@ -51,13 +62,45 @@ def test_a_fall_is_told_with_who_and_how_many(audit):
     told = describe(judged(audit, baseline(audit, B=198, C=30)), audit)
     assert told == (
         "regression from the baseline at int4 is 0.100, above the limit 0.010\n"
-        "  C        n=50  accuracy 0.600 → 0.500\n"
-        "  B        n=200  accuracy 0.990 → 0.960\n"
-        "  overall  n=350  accuracy 0.903 → 0.871\n"
+        "  C        n=50  accuracy 0.600 → 0.500  5 lost, 0 gained\n"
+        "  B        n=200  accuracy 0.990 → 0.960  6 lost, 0 gained\n"
+        "  overall  n=350  accuracy 0.903 → 0.871  11 lost, 0 gained\n"
         "  FVO 0.390 → 0.460\n"
-        "  sample by sample: 0 that were right are wrong now, 0 the other way round\n"
+        "  lost: samples that were right and are wrong now; gained: the other way round\n"
         "  the model is the same"
     )
+
+
+def test_what_a_group_lost_and_gained_is_told_where_its_accuracy_stayed(audit):
+    right = audit.right("int4")
+    moved = right.copy()
+    moved[[0, 99]] = moved[[99, 0]]  # both of A, of which the first 88 are right
+    moved[[100, 299]] = moved[[299, 100]]
+    moved[[101, 298]] = moved[[298, 101]]
+    found = judged(audit, with_outcomes(Baseline.of(audit), moved))
+    assert found.outcome is Outcome.PASS
+    assert found.comparison.flips == Flips(3, 3)
+    assert [(change.name, change.drop, change.flips) for change in found.comparison.changed] == [
+        ("A", 0, Flips(1, 1)),
+        ("B", 0, Flips(2, 2)),
+    ]
+
+
+def test_without_the_groups_of_samples_flips_are_those_of_all(audit):
+    unknown = replace(audit, outcomes_hold_groups=False, group_bits=())
+    told = describe(judged(unknown, baseline(audit, C=30)), audit)
+    assert "  C        n=50  accuracy 0.600 → 0.500\n" in told
+    assert "accuracy 0.886 → 0.871  5 lost, 0 gained\n" in told
+
+
+def test_without_outcomes_no_flips_are_told(audit):
+    for against, now in (
+        (with_outcomes(baseline(audit, C=30), None), audit),
+        (baseline(audit, C=30), replace(audit, outcomes={}, group_bits=())),
+    ):
+        told = describe(judged(now, against), audit)
+        assert "sample by sample: not known, since no outcomes lie beside the baseline or the audit" in told
+        assert "lost" not in told
 
 
 def test_no_baseline_entry_or_group_fails(audit):

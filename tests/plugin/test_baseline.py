@@ -13,10 +13,10 @@ LOOSE = ("--qfair-max-group-drop=1", "--qfair-max-fvo-increase=1", "--qfair-max-
 AUDIT, BASE = "--qfair-audit=audit.json", "--qfair-baseline=base.json"
 FAILURE = """\
 regression from the baseline at int4 is 0.080, above the limit 0.010
-  B        n=400  accuracy 0.800 → 0.720
-  overall  n=900  accuracy 0.856 → 0.820
+  B        n=400  accuracy 0.800 → 0.720  32 lost, 0 gained
+  overall  n=900  accuracy 0.856 → 0.820  32 lost, 0 gained
   FVO 0.100 → 0.180
-  sample by sample: 32 that were right are wrong now, 0 the other way round
+  lost: samples that were right and are wrong now; gained: the other way round
   the model is the same"""
 
 
