@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Gate:
         self._summary: SummaryFile | None = None
         self._told_at_end: list[tuple[str, bool]] = []
         self._is_used = False
+        self.verdict: Callable[[str, str], Verdict] = cache(self._judge)  # asked for by the item and by each report
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> "Gate":
@@ -151,7 +152,7 @@ class Gate:
             self._audit = Audit.load(folder / _GATE_FILE)
         return self._audit
 
-    def verdict(self, check: str, precision: str) -> Verdict:
+    def _judge(self, check: str, precision: str) -> Verdict:
         """Judge one limit at one precision where it binds."""
         if check == REGRESSION:
             return self._against.verdict(self.audit, precision, self.judging.min_group_size)

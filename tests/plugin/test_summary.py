@@ -1,5 +1,6 @@
 import pytest
 
+import qfair_check.gate
 from qfair_check.summary_file import STEP_SUMMARY
 
 
@@ -141,3 +142,16 @@ def test_what_was_not_judged_has_none(pytester, saved):
 def test_a_collection_alone_writes_none(pytester, saved):
     result = pytester.runpytest("--qfair-audit=audit.json", "--qfair-summary=s.md", "--collect-only")
     assert "summary" not in result.stdout.str()
+
+
+def test_each_limit_is_judged_once_for_items_table_page_and_summary(pytester, saved, monkeypatch):
+    judged = []
+    judge = qfair_check.gate.judge_one
+
+    def counted(audit, check, limit, precision, **options):
+        judged.append((check.name, precision))
+        return judge(audit, check, limit, precision, **options)
+
+    monkeypatch.setattr(qfair_check.gate, "judge_one", counted)
+    pytester.runpytest("--qfair-audit=audit.json", "--qfair-summary=s.md", "--html=page.html")
+    assert len(judged) == len(set(judged)) == 6
