@@ -74,10 +74,12 @@ def judge_regression(
         if change.drop is not None and change.after.samples >= min_group_size
     }
     drops = {index: change.drop for index, change in known.items() if change.drop is not None}
-    worst = max(drops, key=drops.__getitem__, default=None)
     before_gap, after_gap = (_gap([getattr(change, side) for change in known.values()]) for side in ("before", "after"))
     rises = [after_gap - before_gap] if before_gap is not None and after_gap is not None else []
     measured = max([*drops.values(), *rises], default=None)
+    worst, best = max(drops, key=drops.__getitem__, default=None), None
+    if measured not in (None, *drops.values()):  # the rise of FVO: of the groups between which it lies now
+        worst, best = (pick(known, key=lambda index: known[index].after.accuracy or 0) for pick in (min, max))
     if measured is not None and measured > Fraction(limit):
         outcome = Outcome.FAIL
     else:
@@ -90,7 +92,7 @@ def judge_regression(
         None,
         outcome,
         worst,
-        None,
+        best,
         tuple(reason.told for reason in reasons),
         first_fault(reasons),
         comparison=Comparison(

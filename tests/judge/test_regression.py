@@ -103,6 +103,13 @@ def test_without_outcomes_no_flips_are_told(audit):
         assert "lost" not in told
 
 
+def test_it_names_the_group_that_fell_most_or_those_between_which_fvo_rose(audit):
+    fell = judged(audit, baseline(audit, B=198, C=30))
+    assert (fell.lowest, fell.highest, fell.measured) == (2, None, Fraction(1, 10))
+    rose = judged(audit, baseline(audit, A=90, B=180))  # C stayed, A fell by 0.02, B rose by 0.06
+    assert (rose.lowest, rose.highest, rose.measured) == (2, 1, Fraction(6, 100))
+
+
 def test_no_baseline_entry_or_group_fails(audit):
     missing = judged(audit, None)
     other_bits = replace(Baseline.of(audit), entries=(replace(Baseline.of(audit).entries[0], precision="int2"),))
