@@ -614,6 +614,7 @@ def test_the_hash_of_a_sparse_buffer_is_that_of_its_values() -> None:
 
 
 def test_an_architecture_beside_a_whole_module_is_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("torch.export.pt2_archive", reason="torch 2.7 and older write .pt2 files of an older layout")
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.zeros(2, 3),)), path)
     loaded = load_model(path, arch="resnet50")
