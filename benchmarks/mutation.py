@@ -32,6 +32,10 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
+STYLE = [
+    f"tests/test_architecture.py::test_{name}"
+    for name in ("records_are_frozen_and_slotted", "every_parameter_may_be_given_by_name")
+]
 PACKAGES = {"judge": "tests/judge", "quantize": "tests/quantize", "measure/tally.py": "tests/measure/test_tally.py"}
 COPIED = ("qfair_check", "tests", "fixtures", "benchmarks", "docs", "conftest.py", "pyproject.toml", "README.md")
 OWN = ("qfair_check", "tests", "conftest")
@@ -129,7 +133,7 @@ def tests_of(tree: Path, file: str) -> list[str]:
     """Return what pytest is told to run: doctests of the file, its own tests, then all of its package."""
     folder = next(tests for package, tests in PACKAGES.items() if file.startswith(f"qfair_check/{package}"))
     own = f"tests/{Path(file).parent.name}/test_{Path(file).name}"
-    return [file, *([own] if (tree / own).exists() else []), *([folder] if folder != own else [])]
+    return [file, *([own] if (tree / own).exists() else []), *STYLE, *([folder] if folder != own else [])]
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:

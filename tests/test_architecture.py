@@ -123,6 +123,29 @@ def test_every_layer_is_there():
     assert {layer_of(module_name(path)) for path in FILES} == set(NAMES)
 
 
+def test_records_are_frozen_and_slotted():
+    loose = {
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for decorator in node.decorator_list
+        if "dataclass" in (told := ast.unparse(decorator)) and not ("frozen=True" in told and "slots=True" in told)
+    }
+    assert loose == {"_Trace"}  # what training remembers, and changes in place
+
+
+def test_every_parameter_may_be_given_by_name():
+    nameless = {
+        f"{path.name}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.arguments) and node.posonlyargs
+        for node in node.posonlyargs[:1]
+    }
+    assert nameless == set()
+
+
 def test_files_stay_small():
     long = {path.name: lines for path in FILES if (lines := len(path.read_text().splitlines())) > 420}
     assert long == {}

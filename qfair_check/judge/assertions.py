@@ -1,5 +1,8 @@
 """Assertions on an audit: the last step, which raises."""
 
+import itertools
+import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -49,9 +52,15 @@ def enforce_outcomes(told: Sequence[tuple[Outcome, str]], insufficient: Insuffic
     if insufficient == "fail":
         failed += unjudged
     elif insufficient == "warn" and unjudged:
-        warnings.warn("\n".join(unjudged), InsufficientDataWarning, stacklevel=4)
+        warnings.warn("\n".join(unjudged), InsufficientDataWarning, stacklevel=_frames_of_ours() + 1)
     if failed:
         raise FairnessError("\n".join(failed))
+
+
+def _frames_of_ours() -> int:
+    """Return how many calls up from the caller are of this package, so that a warning points to the user's line."""
+    callers = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    return sum(1 for _ in itertools.takewhile(lambda name: name.startswith("qfair_check."), callers))
 
 
 def assert_fvo_below(

@@ -53,14 +53,13 @@ class Certified:
     ----------
     certainty : Certainty or None
         None for what is no rate, or cannot be bounded.
-    is_within, is_beyond : bool
-        Whether the bounds lie on this side of the limit, or on that. Both are False if the limit lies between them.
+    is_beyond : bool
+        Whether the bounds lie beyond the limit.
     doubt : Reason or None
-        Why neither is.
+        Why they lie on neither side of it.
     """
 
     certainty: Certainty | None
-    is_within: bool
     is_beyond: bool
     doubt: Reason | None = None
 
@@ -89,7 +88,7 @@ def certified(
         return None
     groups = _groups(audit, check, result, least)
     if check.name in _PAIRED and any(group.right_to_wrong is None for group in groups):
-        return Certified(None, False, False, Reason(Fault.UNPAIRED, NO_OUTCOMES))
+        return Certified(None, False, Reason(Fault.UNPAIRED, NO_OUTCOMES))
     counts, alpha, bound = _counts(groups), float(1 - confidence), float(limit)
 
     def bounds(given: Counts) -> Bounds:
@@ -99,13 +98,13 @@ def certified(
     low, high = bounds(counts)
     signed = bound if check.is_ceiling else -bound
     certainty = Certainty(confidence, *((low, high) if check.is_ceiling else (-high, -low)))
-    is_within, is_beyond = high <= signed, low > signed
-    if is_within or is_beyond:
-        return Certified(certainty, is_within, is_beyond)
+    is_beyond = low > signed
+    if is_beyond or high <= signed:
+        return Certified(certainty, is_beyond)
     needed = samples_to_settle(counts, bounds, signed)
     certainty = replace(certainty, samples_to_settle=needed)
     quantity = f"{check.phrase} at {result.precision}"
-    return Certified(certainty, False, False, _doubt(quantity, finding, certainty, needed, check.name in _OF_ALL))
+    return Certified(certainty, False, _doubt(quantity, finding, certainty, needed, check.name in _OF_ALL))
 
 
 def _groups(audit: Audit, check: Check, result: PrecisionResult, least: int) -> Sequence[Measures]:
@@ -128,7 +127,7 @@ def _of_subsample(result: PrecisionResult) -> Certified | None:
     if not any(drawn):
         return None
     told = "curvature was measured on a subsample, and there are no bounds of what all samples would give"
-    return Certified(None, False, False, Reason(Fault.SUBSAMPLE, told))
+    return Certified(None, False, Reason(Fault.SUBSAMPLE, told))
 
 
 def _doubt(quantity: str, finding: Finding, certainty: Certainty, needed: int | None, is_of_all: bool) -> Reason:

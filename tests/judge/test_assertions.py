@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 
 import pytest
 
@@ -30,6 +31,26 @@ def test_holds_at_the_limit_and_raises_beyond(audit, name):
     check(audit, holds, bits=4)
     with pytest.raises(FairnessError, match="the limit"):
         check(audit, breaks, bits=4)
+
+
+def test_a_traceback_ends_where_the_assertion_is_called(pytester, audit):
+    audit.save("audit.json")
+    tests = [f"def test_{name}(): qfair_check.{name}(AUDIT, {breaks}, bits=4)" for name, (_, breaks) in CASES.items()]
+    pytester.makepyfile("\n".join(["import qfair_check", "AUDIT = qfair_check.Audit.load('audit.json')", *tests]))
+    result = pytester.runpytest("-q")
+    result.assert_outcomes(failed=len(CASES))
+    assert "assertions.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [partial(qfair_check.assert_fvo_below, max_fvo=0.9), qfair_check.assert_on_pareto_front],
+    ids=["one call deep", "two calls deep"],
+)
+def test_a_warning_points_to_where_the_assertion_is_called(audit, check):
+    with pytest.warns(InsufficientDataWarning) as told:
+        check(audit, bits=4, min_group_size=200, insufficient="warn")
+    assert [warning.filename for warning in told] == [__file__]
 
 
 def test_every_assertion_with_a_limit_is_tried_here():
