@@ -45,7 +45,7 @@ def test_a_traceback_ends_where_the_assertion_is_called(pytester, audit):
 @pytest.mark.parametrize(
     "check",
     [partial(qfair_check.assert_fvo_below, max_fvo=0.9), qfair_check.assert_on_pareto_front],
-    ids=["one call deep", "two calls deep"],
+    ids=["a limit", "the front"],
 )
 def test_a_warning_points_to_where_the_assertion_is_called(audit, check):
     with pytest.warns(InsufficientDataWarning) as told:
