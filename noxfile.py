@@ -40,6 +40,13 @@ def together(session: nox.Session) -> None:
     session.run("pytest", "-q", "-p", "no:randomly", "tests/plugin/test_together.py", *session.posargs)
 
 
+@nox.session(python=OLDEST_PYTHON)
+def mutants(session: nox.Session) -> None:
+    """Which mutants of judge, quantizers and tally their tests kill; a sample of 30 a file takes two hours."""
+    session.install(".[test]", "cosmic-ray>=8.4")
+    session.run("python", "benchmarks/mutation.py", *(session.posargs or ("--sample", "30")))
+
+
 def oldest_versions() -> list[str]:
     """Return the requirements of the package, each at its lower bound."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
