@@ -65,6 +65,8 @@ def ratio(one: Fraction, other: Fraction) -> Fraction:
     Fraction(3, 2)
     >>> float(ratio(Fraction(10) ** 200, Fraction(10) ** -200))
     1.7976931348623157e+308
+    >>> float(ratio(Fraction(-(10**200)), Fraction(10) ** -200))
+    -1.7976931348623157e+308
     """
     return max(-_LARGEST, min(one / other, _LARGEST))
 
