@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import torch
 from safetensors import safe_open
@@ -26,6 +28,16 @@ def test_the_held_out_digits_are_those_of_scikit_learn(tmp_path):
     data = qfair_check.load_data("demo")
     assert len(data.labels) == 899
     assert all(known[data.inputs[index].numpy().tobytes()] == data.labels[index] for index in range(899))
+
+
+def test_the_training_digits_are_shipped_and_need_no_scikit_learn(monkeypatch):
+    x, y, *_ = train.split()
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    data = train.training_data()
+    assert torch.equal(torch.stack([data.inputs[index] for index in range(len(y))]), x)
+    assert list(data.labels) == list(y)
+    assert data.classes == train.NAMES
+    assert data.source == "the demo's training digits"
 
 
 def test_two_classes_are_starved_in_training_and_nothing_is_held_out_twice():
