@@ -1,6 +1,9 @@
 """The command that may mend a model whose groups a precision hurts."""
 
+import csv
+import io
 import shlex
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from qfair_check.judge.checks import CHECKS
@@ -25,11 +28,8 @@ def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
         return None
     parts = ["qfair", "remediate", inputs.model]
     if inputs.model != _DEMO:
-        named = {"arch": inputs.architecture, "data": inputs.data, "label": inputs.label, "split": inputs.split}
+        named = {"arch": inputs.architecture, **_reading(audit), "train": "TRAIN"}
         parts += [part for name, value in named.items() if value for part in (f"--{name}", value)]
-        if inputs.group_by:
-            parts += ["--group-by", ",".join(inputs.group_by)]
-        parts += ["--train", "TRAIN"]
     limit = CHECKS[verdict.check]
     parts += ["--bits", str(Precision(verdict.precision).bits)]
     scheme = audit.settings.scheme
@@ -39,3 +39,27 @@ def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
         parts += [f"--{limit.keyword.replace('_', '-')}", str(verdict.limit)]
     stem = PurePath(inputs.model.replace("\\", "/")).stem
     return shlex.join([*parts, "--out", f"{stem}.{verdict.precision}.safetensors"])
+
+
+def _reading(audit: Audit) -> dict[str, str | None]:
+    """Return the options that read the data as it was read; None or empty where the default does."""
+    inputs = audit.inputs
+    return {
+        "data": inputs.data,
+        "label": inputs.label,
+        "split": inputs.split,
+        "group-by": _listed(inputs.group_by),
+        "bin": inputs.bins,
+        "classes": _listed(audit.data.classes) if inputs.class_order == "given" else None,
+        "image-size": "x".join(map(str, inputs.image_size)) if inputs.image_size else None,
+        "mean": _listed(map(str, inputs.mean)),
+        "std": _listed(map(str, inputs.std)),
+        "transforms": inputs.transforms,
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as options take them: a name with a comma stands in double quotes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()

@@ -6,6 +6,7 @@ import pytest
 from qfair_check.judge.limits import gate_limits
 from qfair_check.judge.remedy import remedy_command
 from qfair_check.judge.verdicts import judge_audit
+from qfair_check.options import data_options
 
 SIZES = {"A": 100, "B": 100}
 
@@ -26,10 +27,30 @@ def test_a_broken_limit_on_groups_has_one_that_can_be_pasted(hurt):
     assert found["accuracy-drop"] is None
     assert shlex.split(found["fvo"]) == [
         *("qfair", "remediate", "my models/a.safetensors", "--arch", "resnet18", "--data", "d.csv"),
-        *("--label", "race", "--split", "test", "--group-by", "race,sex", "--train", "TRAIN"),
-        *("--bits", "3", "--max-fvo", "0.3", "--out", "a.int3.safetensors"),
+        *("--label", "race", "--split", "test", "--group-by", "race,sex", "--classes", "A,B"),
+        *("--train", "TRAIN", "--bits", "3", "--max-fvo", "0.3", "--out", "a.int3.safetensors"),
     ]
     assert found["group-drop"].endswith("--bits 3 --out a.int3.safetensors")
+
+
+def test_it_reads_the_data_as_the_audit_did(hurt):
+    inputs = replace(
+        hurt.inputs, class_order="given", image_size=(64, 48), mean=(0.485, 0.5), std=(0.229, 1.0), bins="age=0,18,inf"
+    )
+    classes = replace(hurt.data, classes=("cat", "dog, small"))
+    told = shlex.split(commands(replace(hurt, inputs=inputs, data=classes))["group-drop"])
+    get = dict(zip(told[3::2], told[4::2], strict=True)).get
+    options = data_options(lambda key: get(f"--{key.replace('_', '-')}"))
+    assert options.classes == ("cat", "dog, small")
+    assert (options.image_size, options.mean, options.std) == ((64, 48), (0.485, 0.5), (0.229, 1.0))
+    assert list(map(str, options.bins)) == ["age=0,18,inf"]
+
+
+def test_transforms_go_along_and_an_order_that_nobody_gave_does_not(hurt):
+    inputs = replace(hurt.inputs, class_order="sorted", transforms="ResNet18_Weights.IMAGENET1K_V1")
+    told = commands(replace(hurt, inputs=inputs))["group-drop"]
+    assert "--transforms ResNet18_Weights.IMAGENET1K_V1 " in told
+    assert "--classes" not in told
 
 
 def test_the_demo_needs_no_more_than_its_name(hurt):

@@ -22,8 +22,8 @@ def faces(make_audit):
 
 
 TRY = (
-    "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --train TRAIN --bits 3 "
-    "--out m.int3.safetensors"
+    "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --classes White,Black,Others "
+    "--train TRAIN --bits 3 --out m.int3.safetensors"
 )
 
 
@@ -32,8 +32,8 @@ def test_fvo(faces):
         "FVO at int3 is 0.902, above the limit 0.700 (fp32: 0.663, so quantization added 0.239)\n"
         "  worst  Others  n=234    accuracy 0.239 → 0.038  [0.020, 0.071]\n"
         "  best   White   n=1452   accuracy 0.902 → 0.940  [0.927, 0.951]\n"
-        "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --train TRAIN --bits 3 "
-        "--max-fvo 0.7 --out m.int3.safetensors"
+        "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --classes White,Black,Others "
+        "--train TRAIN --bits 3 --max-fvo 0.7 --out m.int3.safetensors"
     )
 
 

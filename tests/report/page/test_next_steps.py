@@ -29,8 +29,8 @@ def test_ways_out_of_a_failure(failing, judged):
         ),
         (
             "Train a fairer model for so few bits:",
-            "qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --train TRAIN --bits 4 "
-            "--out m.int4.safetensors",
+            "qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --classes zero,eight "
+            "--train TRAIN --bits 4 --out m.int4.safetensors",
         ),
         (
             "Learn which layer hurts which group: measure again with this option, then run qfair explain:",

@@ -201,8 +201,8 @@ def test_every_verdict_is_told_in_full(audit, judged, parse):
     assert told[1] == (
         "fail accuracy drop of eight at int4 is 0.126, above the limit 0.050\n"
         "  worst  eight  n=87   accuracy 0.644 → 0.517  [0.414, 0.619]\n"
-        "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --train TRAIN --bits 4 "
-        "--out m.int4.safetensors"
+        "  try    qfair remediate m.safetensors --arch resnet18 --data d.csv --label race --classes zero,eight "
+        "--train TRAIN --bits 4 --out m.int4.safetensors"
     )
 
 
