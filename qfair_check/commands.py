@@ -210,6 +210,8 @@ def out_target(out: str) -> Path:
     folder = target.absolute().parent
     if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a folder is closed to the user
         raise OptionError(f"--out {out}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"--out {out}: cannot write into {folder}, name another folder")
     if os.path.isdir(target):  # noqa: PTH112
         raise OptionError(f"--out {out} is a folder: name a file in it")
     if os.path.exists(target) and not os.path.isfile(target):  # noqa: PTH110, PTH113

@@ -21,7 +21,7 @@ def through_cache(session: pytest.Session, measure: Callable[[], Audit]) -> Audi
     """Return an audit of the model and data that options name: of an earlier run, or measured and kept for later ones.
 
     It is measured, and not kept, where that it would be the same cannot be told (`audit_key`), where a test of this run
-    needs the model itself, with ``--qfair-no-cache``, and without pytest's own cache.
+    needs the model itself, with ``--qfair-no-cache``, and without pytest's own cache or where that cannot be written.
     """
     config = session.config
     cache, key = _cache(session), _key(config)
@@ -47,7 +47,10 @@ def _cache(session: pytest.Session) -> AuditCache | None:
         return None
     if any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
         return None
-    return AuditCache(Path(own.mkdir(_FOLDER)))
+    try:
+        return AuditCache(Path(own.mkdir(_FOLDER)))
+    except OSError:  # nothing can be written there, and a gate needs no cache
+        return None
 
 
 def _key(config: pytest.Config) -> str | None:

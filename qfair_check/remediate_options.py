@@ -1,6 +1,7 @@
 """What ``qfair remediate`` is asked for, and the files that it writes."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,6 +218,8 @@ def remedy_files(out: str) -> RemedyFiles:
         raise OptionError(f"--out {out}: the name of the model ends in .safetensors")
     if not target.absolute().parent.is_dir():
         raise OptionError(f"--out {out}: there is no folder {target.absolute().parent}")
+    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
+        raise OptionError(f"--out {out}: cannot write into {target.absolute().parent}, name another folder")
     if target.is_dir():
         raise OptionError(f"--out {out} is a folder: name a file in it")
     return RemedyFiles(target)

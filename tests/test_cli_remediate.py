@@ -195,6 +195,14 @@ def test_what_makes_no_sense_is_exit_4(arguments, told, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    monkeypatch.chdir(tmp_path)
+    for given in (["remediate", "gone.safetensors", "--data", "demo", "--train", "gone.npz"], ["audit", "gone.pt"]):
+        assert main([*given, "--data", "demo", "--out", "a.safetensors"]) == 4
+        assert f"--out a.safetensors: cannot write into {tmp_path}, name another folder" in capsys.readouterr().err
+
+
 def test_what_is_audited_is_not_trained_on(tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(request.config.rootpath / "fixtures")
     given = ["remediate", "loans.safetensors", "--data", "loans.csv", "--features", "income,debt,age"]

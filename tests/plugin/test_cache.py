@@ -39,6 +39,13 @@ def test_it_can_be_left_out(pytester, option):
     assert not is_hit(pytester.runpytest(*DEMO, option))
 
 
+def test_where_nothing_can_be_written_it_is_left_out(pytester):
+    (pytester.path / "file").touch()
+    result = pytester.runpytest_subprocess(*DEMO, "-o", "cache_dir=file/cache")
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=2)
+
+
 def test_with_workers_it_is_read_once(pytester):
     pytester.runpytest(*DEMO)
     result = pytester.runpytest(*DEMO, "-n2")
