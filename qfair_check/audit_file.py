@@ -10,7 +10,7 @@ import msgspec
 
 from qfair_check.contradictions import contradiction, contradiction_in_outcomes
 from qfair_check.errors import InputError
-from qfair_check.files import replace_file
+from qfair_check.files import replace_file, undone_on_error
 from qfair_check.outcome_rows import beside, npy, read_rows, rows_of_positions
 from qfair_check.record import SCHEMA_VERSION, Audit
 
@@ -19,13 +19,14 @@ _BESIDE = ("outcomes", "group_bits")
 
 def write_audit(audit: Audit, path: Path) -> None:
     """Write what `Audit.save` promises."""
+    bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}, group_bits=()))
+    for beside_it in _BESIDE:
+        del bare[beside_it]
     try:
-        if audit.outcomes:
-            replace_file(_outcomes_path(audit, path), npy([*audit.outcomes.values(), *audit.group_bits]))
-        bare: dict[str, Any] = msgspec.to_builtins(replace(audit, outcomes={}, group_bits=()))
-        for beside_it in _BESIDE:
-            del bare[beside_it]
-        replace_file(path, msgspec.json.format(msgspec.json.encode(as_text(bare)), indent=1) + b"\n")
+        with undone_on_error(files_of(audit, path)[1:]):
+            if audit.outcomes:
+                replace_file(_outcomes_path(audit, path), npy([*audit.outcomes.values(), *audit.group_bits]))
+            replace_file(path, msgspec.json.format(msgspec.json.encode(as_text(bare)), indent=1) + b"\n")
     except (OSError, ValueError) as error:  # a path without a name, or with a NUL byte, is a ValueError
         raise InputError(f"cannot write the audit {path}: {getattr(error, 'strerror', None) or error}") from error
 

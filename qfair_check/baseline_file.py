@@ -12,7 +12,7 @@ import msgspec
 
 from qfair_check.baseline_record import BASELINE_VERSION, Baseline, Entry, Tally
 from qfair_check.errors import InputError, OptionError
-from qfair_check.files import replace_file
+from qfair_check.files import replace_file, undone_on_error
 from qfair_check.gaps import accuracy_gap
 from qfair_check.outcome_rows import beside, npy, read_rows
 from qfair_check.precision import Precision
@@ -63,12 +63,13 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     """
     side = _npy(baseline)
     digest = hashlib.sha256(side).hexdigest() if side else None
-    before = _side_files(path)
+    before, after = _side_files(path), {beside(path, digest)} if digest else set()
     try:
-        if side and digest:
-            replace_file(beside(path, digest), side)
-        replace_file(path, _text(baseline, digest).encode())
-        for old in before - ({beside(path, digest)} if digest else set()):
+        with undone_on_error(after):
+            if side and digest:
+                replace_file(beside(path, digest), side)
+            replace_file(path, _text(baseline, digest).encode())
+        for old in before - after:
             old.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the baseline {path}: {getattr(error, 'strerror', None) or error}") from error

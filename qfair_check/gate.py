@@ -27,6 +27,7 @@ from qfair_check.plugin_options import (
     check_rootdir,
     given_on_command_line,
     lookup,
+    usage_error,
 )
 from qfair_check.precision import AS_IS, Precision, parse_precisions
 from qfair_check.record import Audit
@@ -72,7 +73,7 @@ class Gate:
         self._written: str | None = None
         self._summary: SummaryFile | None = None
         self._told_at_end: list[tuple[str, bool]] = []
-        self._is_used = False
+        self._is_used = self.is_cut = False
         self.verdict: Callable[[str, str], Verdict] = cache(self._judge)  # asked for by the item and by each report
 
     @classmethod
@@ -102,7 +103,7 @@ class Gate:
             gate = cls(config, precisions, judging, saved, GateBaseline.from_config(config, precisions))
             gate.check_inputs()
         except QFairError as error:
-            raise _usage_error(error) from None
+            raise usage_error(error) from None
         return gate
 
     def check_inputs(self) -> None:
@@ -236,12 +237,12 @@ class Gate:
                     self._audit = measure() if self._overridden else through_cache(session, measure)
                     self._publish(self._audit)
             except QFairError as error:
-                raise _usage_error(error) from None
+                raise usage_error(error) from None
         if self._must_compare(session):
             try:
                 self._against.settle(self.audit, self.precisions)
             except QFairError as error:
-                raise _usage_error(error) from None
+                raise usage_error(error) from None
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -253,10 +254,19 @@ class Gate:
         """Write in the controlling process, whatever the verdict: the baseline, once compared with, and the summary."""
         if _is_worker(self.config) or self.config.option.collectonly:
             return
-        if any(node_id(REGRESSION, precision.name) in self._judged for precision in self.precisions):
-            self._write(session, self._against.write)
+        is_compared = any(node_id(REGRESSION, precision.name) in self._judged for precision in self.precisions)
+        due: dict[str, Callable[[], str | None]] = {"baseline": self._against.write} if is_compared else {}
         if lookup(self.config)("summary"):
-            self._write(session, self._write_summary)
+            due["summary"] = self._write_summary
+        try:
+            with ended_as_interrupted():
+                for name in tuple(due):
+                    self._write(session, due[name])
+                    del due[name]
+        except KeyboardInterrupt:
+            self.is_cut = True
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+            self._told_at_end.append((f"qfair: interrupted; no {' and no '.join(due)} was written", True))
 
     def _write(self, session: pytest.Session, write: Callable[[], str | None]) -> None:
         try:
@@ -356,7 +366,10 @@ class Gate:
             if reporter and self.config.get_verbosity() >= 0:
                 for notice in (*_share_notice(self.config, model), *model.notices, *data.notices):
                     reporter.write_line(f"qfair: {printable(notice)}")
-            return _with_progress(self.config, model, data, self.precisions)
+            from qfair_check.progress import progress_bar
+
+            with progress_bar() as progress:
+                return measured_audit(self.config, model, data, self.precisions, progress=progress)
 
     def _inputs(self, session: pytest.Session) -> tuple[Any, Any]:
         if self._overridden:
@@ -403,15 +416,3 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def _is_distributed(config: pytest.Config) -> bool:
     return config.pluginmanager.hasplugin("dsession")
-
-
-def _with_progress(config: pytest.Config, model: Any, data: Any, precisions: tuple[Precision, ...]) -> Audit:
-    from qfair_check.progress import progress_bar
-
-    with progress_bar() as progress:
-        return measured_audit(config, model, data, precisions, progress=progress)
-
-
-def _usage_error(error: Exception) -> pytest.UsageError:
-    """Return what ends the run, in characters that cannot command a terminal."""
-    return pytest.UsageError("\n".join(map(printable, str(error).split("\n"))))

@@ -14,6 +14,7 @@ from qfair_check.errors import OptionError, QFairError
 from qfair_check.inputs.paths import is_factory
 from qfair_check.judge.checks import CHECKS, GATE_CHECKS
 from qfair_check.judge.limits import Limit, Limits, check_limits_bind, gate_limits
+from qfair_check.judge.text import printable
 from qfair_check.option_table import DEFAULT_BITS, DEMO, PLUGIN_OPTIONS
 from qfair_check.options import JudgeOptions, Lookup, judge_options
 from qfair_check.precision import Precision, check_unmixed, parse_precisions
@@ -260,3 +261,8 @@ def _beside_ini(config: pytest.Config, path: str) -> str:
 
 def _where(node: pytest.Item) -> str:
     return f"{node.nodeid}: "
+
+
+def usage_error(error: Exception) -> pytest.UsageError:
+    """Return what ends the run, in characters that cannot command a terminal."""
+    return pytest.UsageError("\n".join(map(printable, str(error).split("\n"))))

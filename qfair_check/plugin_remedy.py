@@ -24,7 +24,7 @@ from qfair_check.judge.verdicts import Outcome
 from qfair_check.option_table import DATA_OPTIONS, DEMO, JUDGE_OPTIONS, MODEL_OPTIONS, PLUGIN_OPTIONS, REMEDIATE_OPTIONS
 from qfair_check.options import Lookup
 from qfair_check.overrides import overridden_fixtures
-from qfair_check.plugin_options import given_on_command_line, lookup
+from qfair_check.plugin_options import given_on_command_line, lookup, usage_error
 from qfair_check.precision import Precision
 from qfair_check.remediate_command import remediation, say_comparison
 from qfair_check.remediate_options import recipes_of, refuse_over_inputs, remediate_options, training_data
@@ -67,7 +67,7 @@ class Remediation:
             if not hasattr(config, "workerinput"):
                 _check(config, gate, Path(folder))
         except QFairError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise usage_error(error) from None
         return cls(gate, Path(folder))
 
     def pytest_report_header(self) -> str:
@@ -84,7 +84,7 @@ class Remediation:
             try:
                 self._check_inputs()
             except QFairError as error:
-                raise pytest.UsageError(str(error)) from None
+                raise usage_error(error) from None
             except pytest.fail.Exception as failure:
                 raise pytest.UsageError(failure.msg or "") from None
         return (yield)
@@ -122,7 +122,8 @@ class Remediation:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Train at each precision that broke a limit, in the controlling process; the failure stays one."""
-        if hasattr(self._config, "workerinput") or self._is_interrupted or not self._broken:
+        is_over = self._is_interrupted or self._gate.is_cut
+        if hasattr(self._config, "workerinput") or is_over or not self._broken:
             return
         reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
         capture: Any = self._config.pluginmanager.getplugin("capturemanager")

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+import qfair_check
+from qfair_check import audit_file
 from qfair_check.termination import ended_as_interrupted
 
 
@@ -111,3 +113,63 @@ def test_pytest_ends_as_interrupted_while_it_measures(tmp_path, how):
     assert "KeyboardInterrupt" in told
     assert not (tmp_path / "audit.json").exists()
     assert not list(tmp_path.glob(".audit*"))
+
+
+CUT = """
+import signal
+
+from qfair_check import {module} as module
+
+
+def cut(path, content, write=module.replace_file):
+    if path.name == "cut.json":
+        signal.raise_signal(signal.{how})
+    write(path, content)
+
+
+module.replace_file = cut
+"""
+GATED = ("-m", "pytest", "-p", "no:cacheprovider", "--qfair-model=demo", "--qfair-bits=4")
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("baseline_file", ("--qfair-baseline=cut.json", "--qfair-remediate=fair")),
+        ("summary_file", ("--qfair-summary=cut.json",)),
+        ("audit_file", ("--qfair-json=cut.json",)),
+    ],
+)
+def test_pytest_ends_as_interrupted_while_it_writes_and_leaves_nothing(tmp_path, how, module, options):
+    (tmp_path / "conftest.py").write_text(CUT.format(module=module, how=how))
+    run = started(tmp_path, "-B", *GATED, *options)
+    told, errors = run.communicate(timeout=120)
+    assert run.returncode == 2, told + errors
+    assert [path.name for path in tmp_path.iterdir()] == ["conftest.py"]
+    if module != "audit_file":
+        assert f"qfair: interrupted; no {module.removesuffix('_file')} was written" in told
+        assert "Traceback" not in told + errors
+
+
+def test_both_files_that_are_due_are_told_where_the_first_is_cut(tmp_path):
+    (tmp_path / "conftest.py").write_text(CUT.format(module="baseline_file", how="SIGTERM"))
+    run = started(tmp_path, "-B", *GATED, "--qfair-baseline=cut.json", "--qfair-summary=s.md")
+    told, errors = run.communicate(timeout=120)
+    assert run.returncode == 2, told + errors
+    assert "qfair: interrupted; no baseline and no summary was written" in told
+
+
+def test_an_audit_that_is_cut_off_leaves_no_side_file(tmp_path, monkeypatch):
+    audit = qfair_check.audit("demo", "demo", 8)
+    write = audit_file.replace_file
+
+    def cut(path, content):
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(audit_file, "replace_file", cut)
+    with pytest.raises(KeyboardInterrupt):
+        audit.save(tmp_path / "audit.json")
+    assert list(tmp_path.iterdir()) == []

@@ -340,6 +340,7 @@ OUT, TRAIN = "--qfair-remediate=out", "--qfair-train-data=train.npz"
             "--qfair-train-data and --qfair-train-split would do nothing: add --qfair-remediate FOLDER",
         ),
         ([MODEL, DATA, OUT, "--qfair-train-data=no.npz"], "--qfair-train-data no.npz: there is no such file"),
+        ([MODEL, DATA, OUT, "--qfair-train-data=\x1b[2J"], r"--qfair-train-data \x1b[2J: there is no such file"),
         (
             [MODEL, DATA, OUT, "--qfair-train-data=test.npz"],
             "the training data is what is audited: name another file, or another --qfair-train-split",
