@@ -222,7 +222,7 @@ class Remediation:
         if not out.with_suffix(".checkpoint").exists():
             return Told((f"{precision:<6}interrupted before the end of an epoch; no model was made",), "yellow")
         command = printable(_resuming(self._config, precision, out))
-        return Told((f"{precision:<6}interrupted; no model was made. To go on:", f"      {command}"), "yellow")
+        return Told((f"{precision:<6}interrupted; no model was audited. To go on:", f"      {command}"), "yellow")
 
     def _out(self, precision: str) -> Path:
         return self._folder / _file_name(precision)

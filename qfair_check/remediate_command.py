@@ -104,8 +104,8 @@ def remediate_command(
     except KeyboardInterrupt:
         files = remedy_files(options.out)
         kept = any(path.exists() for path in _checkpoints(files, recipes))
-        again = "; the same command with --resume goes on after the last epoch" if kept else ""
-        print(f"qfair: interrupted; no model was written{again}", file=sys.stderr)
+        told = "audited; the same command with --resume goes on after the last epoch" if kept else "written"
+        print(f"qfair: interrupted; no model was {told}", file=sys.stderr)
         return INTERRUPTED
     say_comparison(made, judging, width=width)
     for verdict in made.verdicts:

@@ -209,3 +209,19 @@ def test_what_is_audited_is_not_trained_on(tmp_path, monkeypatch, capsys, reques
     out = ["--group-by", "region", "--out", str(tmp_path / "fair.safetensors")]
     assert main([*given, "--train", "loans.csv", *out]) == 4
     assert "the training data is what is audited" in capsys.readouterr().err
+
+
+def test_a_model_that_was_saved_and_not_audited_is_not_said_to_be_missing(tmp_path, monkeypatch, capsys):
+    save = Audit.save
+
+    def cut(self, path):
+        if path.name == "fair.rounded.json":
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(Audit, "save", cut)
+    out = tmp_path / "fair.safetensors"
+    assert main(["remediate", "demo", "--bits", "2", "--epochs", "1", "--out", str(out)]) == 2
+    assert out.exists()
+    told = "qfair: interrupted; no model was audited; the same command with --resume goes on after the last epoch\n"
+    assert capsys.readouterr().err.endswith(told)

@@ -66,7 +66,7 @@ def test_a_command_that_is_asked_to_end_says_how_to_go_on_and_leaves_nothing_hal
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 2
-    assert "qfair: interrupted; no model was written; the same command with --resume goes on" in told
+    assert "qfair: interrupted; no model was audited; the same command with --resume goes on" in told
     assert [path.name for path in tmp_path.iterdir()] == ["fair.checkpoint"]
 
 

@@ -83,7 +83,7 @@ def test_at_the_limit_no_number_of_samples_tells(audit):
     assert found.outcome is INSUFFICIENT
     (reason,) = found.reasons
     assert reason.endswith("at these rates not even 10,000,000 samples of each group would tell")
-    assert "cure     another limit, which is not about what was measured" in describe(found, audit)
+    assert "cure     another limit, set by what the model is for and not by what was measured" in describe(found, audit)
 
 
 def test_of_all_samples_the_number_is_of_all(audit):

@@ -274,7 +274,7 @@ def test_an_interruption_keeps_the_verdict_and_names_the_command_that_goes_on(ru
     assert result.ret == 2
     result.assert_outcomes(failed=8)
     told = section(result)
-    assert [told[0], told[2]] == ["int3  interrupted; no model was made. To go on:", "int2  was not begun"]
+    assert [told[0], told[2]] == ["int3  interrupted; no model was audited. To go on:", "int2  was not begun"]
     assert [path.name for path in (pytester.path / "out").iterdir()] == ["fair_int3.checkpoint"]
     program, *arguments = shlex.split(told[1])
     assert program == "qfair"
