@@ -63,7 +63,7 @@ _CURES = {
     Fault.NO_ENTRY: "--qfair-update-baseline=new-only adds it",
     Fault.UNPAIRED: f"audit the model again with --qfair-reference MODEL, or leave out --qfair-confidence; {_GO_ON}",
     Fault.SUBSAMPLE: f"leave out --qfair-curvature-samples, or --qfair-confidence; {_GO_ON}",
-    Fault.FEW_SAMPLES: f"so many samples, or no --qfair-confidence; {_GO_ON}",
+    Fault.FEW_SAMPLES: f"that many samples, or no --qfair-confidence; {_GO_ON}",
     Fault.AT_LIMIT: f"another limit, set by what the model is for and not by what was measured; {_GO_ON}",
     Fault.FEW_GROUPS: "data with two groups at least; --qfair-group-by names the columns that make them",
 }

@@ -107,7 +107,8 @@ def _section(one: Reported, level: str) -> str:
 
 def _limit(row: LimitRow) -> list[str]:
     limit = f"{row.relation} {row.limit}"
-    return [row.phrase, row.precision, row.measured, limit, row.baseline, _outcome(row.outcome)]
+    measured = f"{row.measured}<br><sub>{row.bounds}</sub>" if row.bounds else row.measured
+    return [row.phrase, row.precision, measured, limit, row.baseline, _outcome(row.outcome)]
 
 
 def _outcome(outcome: Outcome | None) -> str:

@@ -31,6 +31,16 @@ def report(hostile_audit, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def certain(made_up_audit, tmp_path_factory):
+    """A page with a limit that the samples cannot tell."""
+    folder = tmp_path_factory.mktemp("pages")
+    made_up_audit(("White", "Black", "Others"), bits="8", curvature=False).save(folder / "audit.json")
+    limits = ["--confidence", "0.95", "--max-fvo", "0.05", "--max-fvo-increase", "0.01"]
+    assert main(["report", str(folder / "audit.json"), *limits, "--out", str(folder / "audit.html")]) == 0
+    return folder / "audit.html"
+
+
+@pytest.fixture(scope="module")
 def short(made_up_audit, tmp_path_factory):
     """A page of every kind of section, which axe-core walks through in seconds."""
     folder = tmp_path_factory.mktemp("pages")
@@ -121,6 +131,18 @@ def test_it_fits_the_window(page, report, both, width):
     for path in (report, both):
         page.open(path, width=width)
         assert page.run("return document.documentElement.scrollWidth") <= width
+
+
+def test_the_limits_are_seen_whole_at_a_thousand_pixels(page, certain):
+    page.open(certain, width=1000)
+    over = "const box = document.querySelector('table.limits').parentElement; return box.scrollWidth - box.clientWidth"
+    assert page.run(over) == 0
+
+
+def test_no_line_ends_within_an_option(page, certain):
+    for width in range(380, 480, 5):
+        page.open(certain, width=width)
+        assert {len(page.run("return arguments[0].getClientRects()", one)) for one in page.all(".steps .option")} == {1}
 
 
 @SCHEMES

@@ -60,7 +60,7 @@ def test_what_is_uncertain_says_how_many_samples_would_tell(audit):
         "  because  worst group's accuracy drop at int4 is 0.200 on these samples, and from 0.162 to 0.232 at 95% "
         "confidence; at these rates 4,600 samples of each group would tell\n"
         "  worst  C  n=500   accuracy 0.800 → 0.600  [0.556, 0.642]\n"
-        "  cure     so many samples, or no --qfair-confidence; --qfair-insufficient=warn goes on all the same"
+        "  cure     that many samples, or no --qfair-confidence; --qfair-insufficient=warn goes on all the same"
     )
     assert not found.is_partial
     assert 4500 < found.certainty.samples_to_settle <= 4600

@@ -80,6 +80,13 @@ def test_the_report_shows_the_bounds(pytester, few):
     assert "at 95% confidence" in page
 
 
+def test_the_summary_and_the_page_of_pytest_html_show_the_bounds_too(pytester, few):
+    files = ("--qfair-summary=few.md", "--html=tests.html", "--self-contained-html")
+    pytester.runpytest(AUDIT, "--bits=4", "--qfair-confidence=0.95", *files)
+    assert "| 0.020<br><sub>[" in (pytester.path / "few.md").read_text(encoding="utf-8")
+    assert "0.020<br><small>[" in (pytester.path / "tests.html").read_text(encoding="utf-8")
+
+
 def test_nonsense_ends_the_run(pytester, few):
     result = pytester.runpytest(AUDIT, "--qfair-confidence=95")
     assert result.ret == 4

@@ -20,10 +20,11 @@ _ENDS_BITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do: plain text, and the option or command that does it; empty where there is none."""
+    """One thing to do: plain text, the option or command that does it, and why; empty where there is none."""
 
     text: str
     command: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 def next_steps(reported: Reported) -> tuple[Step, ...]:
@@ -38,9 +39,9 @@ def next_steps(reported: Reported) -> tuple[Step, ...]:
         told += [reason for reason in verdict.reasons if reason not in told]
     for remedy, reasons in by_cure.items():
         more = len(reasons) - _MOST_REASONS
-        missing = "; ".join(map(printable, reasons[:_MOST_REASONS])) + (f"; and {more:,} more" if more > 0 else "")
-        told_cure = f" Cure: {remedy}." if remedy else ""
-        steps.append(Step(f"What could not be judged: {as_command_line(missing)}.{told_cure}"))
+        shown = (*map(as_command_line, reasons[:_MOST_REASONS]), *([f"and {more:,} more"] if more > 0 else []))
+        text = f"To judge what could not be judged: {remedy}." if remedy else "What could not be judged:"
+        steps.append(Step(text, reasons=shown))
     return tuple(steps)
 
 

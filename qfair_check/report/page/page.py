@@ -21,7 +21,7 @@ from qfair_check.report.page.group_table import GroupTable, accuracy_table, curv
 from qfair_check.report.page.next_steps import Step, next_steps
 from qfair_check.report.page.provenance import Fact, facts_of
 from qfair_check.report.page.verdict import Banner, LimitRow, banner_of, limit_rows
-from qfair_check.report.page.words import as_command_line, bidi_name, brief, file_name
+from qfair_check.report.page.words import as_command_line, bidi_name, brief, file_name, whole_options
 from qfair_check.report.reported import Reported
 
 _PACKAGE = "qfair_check.report.page"
@@ -142,6 +142,7 @@ def _environment() -> Environment:
     )
     environment.filters["brief"] = brief
     environment.filters["file_name"] = file_name
+    environment.filters["whole_options"] = whole_options
     environment.filters["svg"] = _with_prefixed_ids
     return environment
 

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from qfair_check.judge.text import shown_name
+from qfair_check.judge.text import printable, shown_name
 
 MINUS = "−"
 UNDEFINED = "undefined"
 _BRIEF = 100
+_OPTION = re.compile(r"--[a-z][\w=-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -92,3 +93,14 @@ def joined(parts: Iterable[Markup]) -> Markup:
 def as_command_line(text: str) -> str:
     """Return a message with the names that options have in the command ``qfair``, which the page tells of."""
     return text.replace("--qfair-", "--")
+
+
+def whole_options(text: str) -> Markup:
+    """Return a sentence in which no line ends within the name of an option.
+
+    Examples
+    --------
+    >>> whole_options("leave out --confidence")
+    Markup('leave out <span class="option">--confidence</span>')
+    """
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(printable(text)))))

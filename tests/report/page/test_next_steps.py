@@ -93,19 +93,23 @@ def test_accounts_that_blame_no_layer_name_none(make_audit, make_curvature, judg
 def test_what_is_missing_and_how_much_of_it(make_audit, judged):
     counts = {"A": 20, "B": 10}
     made = make_audit({"A": 25, "B": 20}, fp32=counts, int8=counts)
-    ((text, command),) = told(judged(made))
-    assert text == (
-        "What could not be judged: group A has 25 samples, and judging needs 30; group B has 20 samples, and judging "
-        "needs 30; there is no group to judge. Cure: more samples of such groups, or a lower --min-group-size; "
+    (step,) = next_steps(judged(made))
+    assert step.text == (
+        "To judge what could not be judged: more samples of such groups, or a lower --min-group-size; "
         "--insufficient=warn goes on all the same."
     )
-    assert command == ""
+    assert step.reasons == (
+        "group A has 25 samples, and judging needs 30",
+        "group B has 20 samples, and judging needs 30",
+        "there is no group to judge",
+    )
+    assert step.command == ""
 
 
 def test_many_reasons_are_counted(make_audit, judged):
     counts = {f"g{index}": 5 for index in range(9)}
-    ((text, _),) = told(judged(make_audit(counts, fp32=counts, int8=counts)))
-    assert "group g4 has 5 samples, and judging needs 30; and 5 more. Cure:" in text
+    (step,) = next_steps(judged(make_audit(counts, fp32=counts, int8=counts)))
+    assert step.reasons[4:] == ("group g4 has 5 samples, and judging needs 30", "and 5 more")
 
 
 def test_nothing_is_to_be_done_about_a_pass(make_audit, judged):
