@@ -117,3 +117,10 @@ def test_what_is_ours_is_accessible(opened):
     opened.one("#show_all_details").click()
     opened.run("document.querySelectorAll('.qfair details').forEach(each => each.open = true)")
     assert opened.violations({"include": [[".qfair"]]}) == []
+
+
+def test_the_limits_are_seen_whole_at_a_thousand_pixels_and_no_word_is_torn(page, report):
+    page.open(report, width=1000)
+    box = "document.querySelector('.qfair-scroll[aria-label^=Limits]')"
+    assert page.run(f"return {box}.scrollWidth - {box}.clientWidth") <= 0
+    assert page.run(f"return {box}.querySelector('tbody th').clientWidth") > 90
