@@ -248,20 +248,20 @@ def demo_command(out: str) -> int:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     target = folder / "audit.json"
-    command = ["pytest", "--qfair-model", "demo", "--bits", "8,4,2", "--qfair-json", str(target)]
-    say(f"$ {shlex.join(command)}\n")
+    command, shown = ["pytest", "--qfair-model", "demo", "--bits", "8,4,2", "--qfair-json"], Path(out) / "audit.json"
+    say(f"$ {shlex.join([*command, str(shown)])}\n")
     with tempfile.TemporaryDirectory(prefix="qfair-demo-") as root:
         Path(root, "pytest.ini").write_text("[pytest]\n")
         ran = subprocess.run(
-            [sys.executable, "-m", *command, "--rootdir", root, "-p", "no:cacheprovider"],
+            [sys.executable, "-m", *command, str(target), "--rootdir", root, "-p", "no:cacheprovider"],
             cwd=root,
             env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
             check=False,
         )
-    return _explain(ran.returncode, target)
+    return _explain(ran.returncode, target, str(shown))
 
 
-def _explain(code: int, target: Path) -> int:
+def _explain(code: int, target: Path, shown: str) -> int:
     """Say what the run of the demo means; 0 if int8 passed, a narrower precision failed, and the audit is there."""
     if code not in (0, 1) or not target.exists():
         say(f"\nThe demo did not run to its end: pytest left with exit code {code}.")
@@ -274,8 +274,8 @@ def _explain(code: int, target: Path) -> int:
         say(f"\nThe demo did not behave as told: int8 should pass and a narrower precision fail, not {failed}.")
         return 1
     say(_meaning(audit, passed, failed))
-    say(f"The audit is in {target}. Judge it again, say with a looser limit:")
-    say(f"  qfair gate {shlex.quote(str(target))} --max-group-drop 0.05,int4=0.2")
+    say(f"The audit is in {shown}. Judge it again, say with a looser limit:")
+    say(f"  qfair gate {shlex.quote(shown)} --max-group-drop 0.05,int4=0.2")
     say(
         "Your own model: pytest --qfair-model model.safetensors --qfair-arch resnet18 --qfair-data faces.csv --bits 8,4"
     )
