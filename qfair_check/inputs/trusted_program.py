@@ -67,8 +67,8 @@ def program_module(program: torch.export.ExportedProgram, source: str = "the exp
             taken[node].meta["is_tensor"] = True
             kept.append(tuple(size if isinstance(size, int) else str(size) for size in value.shape))
     spec = program.call_spec.in_spec
-    args, kwargs = spec.children()
-    if not all(leaf.is_leaf() for leaf in (*args.children(), *kwargs.children())) or len(kept) != spec.num_leaves:
+    args, kwargs = _children(spec)
+    if not all(leaf.is_leaf() for leaf in (*_children(args), *_children(kwargs))) or len(kept) != spec.num_leaves:
         raise InputError(
             f"{source} takes inputs that are nested in lists or mappings: export a module whose forward takes tensors"
         )
@@ -91,6 +91,10 @@ def program_module(program: torch.export.ExportedProgram, source: str = "the exp
             module.get_submodule(folder)._non_persistent_buffers_set.add(last)
     adapt(module, source)
     return module
+
+
+def _children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    return spec.children() if hasattr(spec, "children") else spec.children_specs  # the second in torch 2.6
 
 
 def _register_constants(module: ExportedModule, inner: fx.GraphModule) -> None:

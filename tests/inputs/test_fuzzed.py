@@ -32,6 +32,10 @@ def harness():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_and_forged_files_are_read_or_refused(harness, tmp_path, name):
+    if name == "pt2":
+        pytest.importorskip(
+            "torch.export.pt2_archive", reason="torch 2.7 and older write .pt2 files of an older layout"
+        )
     fuzz, seeds = harness
     assert set(seeds.LOADERS) == set(NAMES)
     loader = seeds.LOADERS[name]

@@ -1,4 +1,5 @@
 import pickle
+import re
 import struct
 import warnings
 import zlib
@@ -139,7 +140,8 @@ def test_file_that_went_away(tmp_path: Path) -> None:
 
 def test_deep_gray_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.full((2, 2), 40000, np.uint16))
-    assert reason(tmp_path, "a.png") == "it has more than 8 bits a channel (mode I;16); save it with 8"
+    told = reason(tmp_path, "a.png")
+    assert re.fullmatch(r"it has more than 8 bits a channel \(mode I(;16)?\); save it with 8", told)
 
 
 def test_odd_metadata_warns_nobody(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_a_shard_elsewhere_is_refused(tmp_path: Path, shard: str) -> None:
 
 
 def test_a_name_with_a_null_byte(tmp_path: Path) -> None:
-    assert "embedded null byte" in message(write(tmp_path, PLACES | {"0.bias": "net\0"}))
+    told = message(write(tmp_path, PLACES | {"0.bias": "net\0"}))
+    assert "embedded null byte" in told or "embedded null character" in told  # the second from Python 3.13 on
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:

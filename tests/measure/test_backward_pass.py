@@ -469,6 +469,7 @@ def test_a_group_without_samples_and_one_with_a_single_sample():
 @pytest.fixture
 def exported(tmp_path):
     """Give a function that exports a net with a batch size that is fixed."""
+    pytest.importorskip("torch.export.pt2_archive", reason="torch 2.7 and older write .pt2 files of an older layout")
 
     def export(net, sample):
         with warnings.catch_warnings(action="ignore"):
