@@ -134,11 +134,7 @@ def with_audit(
     curvature : CurvatureSettings or None
         How that of the model was measured.
     """
-    if (reference.data.sha256, reference.data.classes, reference.groups) != (
-        data_sha256,
-        data.classes,
-        data.group_names,
-    ):
+    if not _is_of(reference, alone, data, data_sha256):
         return without_reference(alone, data.group_names, OTHER_DATA)
     fp32 = reference.fp32
     told = reference.outcomes.get(fp32.precision)
@@ -164,6 +160,18 @@ def with_audit(
         curvature=tuple(replace(one, undefined=one.undefined | {"account": NO_LOGITS}) for one in alone.curvature),
     )
     return origin, as_is
+
+
+def _is_of(reference: Audit, alone: PrecisionResult, data: GroupedData, sha256: str) -> bool:
+    """Say whether an audit is of these samples, in the same classes and groups; one that was edited is not."""
+    sizes, wanted = ([group.samples for group in result.groups] for result in (reference.fp32, alone))
+    held = reference.data
+    return sizes == wanted and (held.sha256, held.samples, held.classes, reference.groups) == (
+        sha256,
+        data.size,
+        data.classes,
+        data.group_names,
+    )
 
 
 def _gaps(groups: tuple[Measures, ...], before: tuple[Measures, ...], names: Sequence[str]) -> Mapping[str, Any]:

@@ -84,6 +84,16 @@ def test_layers_tell_of_the_grid_that_the_model_came_on(folder, origin):
     assert (made.reference.source, made.reference.kind) == ("demo", "model")
 
 
+def test_an_audit_as_it_is_can_be_the_origin_of_the_next_model(folder, origin):
+    made, demo = audit(folder / "beside.safetensors", "demo", "asis"), load_model("demo")
+    narrower, target = quantize_model(demo.module, 3), folder / "next.safetensors"
+    save_quantized(narrower, target, arch=demo.architecture, classes=demo.classes, origin=made)
+    following = audit(target, "demo", "asis")
+    assert following.fp32 == origin.fp32
+    assert following.reference.sha256 == origin.model.sha256
+    assert (following.right("fp32") == origin.right("fp32")).all()
+
+
 def test_a_saved_audit_of_the_origin_gives_the_paired_counts(folder, origin):
     made = audit(folder / "alone.safetensors", "demo", "asis", reference=folder / "origin.json")
     result, expected = made.at("asis"), origin.at("int2")
@@ -113,6 +123,12 @@ def test_an_audit_without_its_outcomes_gives_drops_and_no_pairs(folder, origin):
     assert group.both_right is None
     assert group.undefined["both_right"] == NO_OUTCOMES
     assert list(made.outcomes) == ["asis"]
+
+
+def test_an_edited_audit_of_fewer_samples_is_of_other_data(folder, origin):
+    fewer = replace(origin, data=replace(origin.data, samples=7), outcomes={"fp32": b"\0"}, group_bits=())
+    made = audit(folder / "alone.safetensors", "demo", "asis", reference=fewer)
+    assert made.at("asis").undefined["fvo_increase"] == OTHER_DATA
 
 
 def test_without_a_reference_only_absolute_limits_are_judged(alone):
