@@ -12,7 +12,8 @@ from qfair_check.precision import Precision
 from qfair_check.record import Audit
 
 _OF_GROUPS = ("fvo", "fvo-increase", "group-drop", "worst-group-accuracy")
-_DEMO = "demo"
+_DEMO, _PYTHON = "demo", "python"
+_DEFAULT_GROUPS = ("group",)
 _DEFAULT_SCHEME = "absmax/symmetric/per-tensor"
 
 
@@ -29,7 +30,7 @@ def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
     parts = ["qfair", "remediate", inputs.model]
     if inputs.model != _DEMO:
         named = {"arch": inputs.architecture, **_reading(audit), "train": "TRAIN"}
-        parts += [part for name, value in named.items() if value for part in (f"--{name}", value)]
+        parts += [part for name, value in named.items() if value for part in _option(name, value)]
     limit = CHECKS[verdict.check]
     parts += ["--bits", str(Precision(verdict.precision).bits)]
     scheme = audit.settings.scheme
@@ -44,11 +45,13 @@ def remedy_command(verdict: Verdict, audit: Audit) -> str | None:
 def _reading(audit: Audit) -> dict[str, str | None]:
     """Return the options that read the data as it was read; None or empty where the default does."""
     inputs = audit.inputs
+    if inputs.data == _PYTHON:
+        return {"data": "DATA"}
     return {
         "data": inputs.data,
         "label": inputs.label,
         "split": inputs.split,
-        "group-by": _listed(inputs.group_by),
+        "group-by": _listed(inputs.group_by) if inputs.group_by != _DEFAULT_GROUPS else None,
         "bin": inputs.bins,
         "classes": _listed(audit.data.classes) if inputs.class_order == "given" else None,
         "image-size": "x".join(map(str, inputs.image_size)) if inputs.image_size else None,
@@ -56,6 +59,11 @@ def _reading(audit: Audit) -> dict[str, str | None]:
         "std": _listed(map(str, inputs.std)),
         "transforms": inputs.transforms,
     }
+
+
+def _option(name: str, value: str) -> tuple[str, ...]:
+    """Return an option as a command takes it: a value that begins as an option does is joined to it."""
+    return (f"--{name}={value}",) if value.startswith("-") else (f"--{name}", value)
 
 
 def _listed(names: Iterable[str]) -> str:

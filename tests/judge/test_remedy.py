@@ -53,6 +53,21 @@ def test_transforms_go_along_and_an_order_that_nobody_gave_does_not(hurt):
     assert "--classes" not in told
 
 
+def test_classes_that_begin_with_a_dash_are_no_option(hurt):
+    told = commands(replace(hurt, data=replace(hurt.data, classes=("-1", "1"))))["group-drop"]
+    assert " --classes=-1,1 --train " in told
+
+
+def test_groups_by_default_are_not_named_since_arrays_have_no_columns(hurt):
+    told = commands(replace(hurt, inputs=replace(hurt.inputs, data="d.npz", label=None, group_by=("group",))))
+    assert "--group-by" not in told["group-drop"]
+
+
+def test_data_from_python_are_left_to_the_user(hurt):
+    told = commands(replace(hurt, inputs=replace(hurt.inputs, data="python", label=None, group_by=("group",))))
+    assert shlex.split(told["group-drop"])[3:9] == ["--arch", "resnet18", "--data", "DATA", "--train", "TRAIN"]
+
+
 def test_the_demo_needs_no_more_than_its_name(hurt):
     inputs = replace(hurt.inputs, model="demo", data="demo")
     found = commands(replace(hurt, inputs=inputs))
