@@ -138,8 +138,9 @@ def _refused(now: Entry, limit: Decimal, reasons: Sequence[Reason]) -> Verdict:
 
 
 def _other_groups(baseline: Baseline, audit: Audit) -> list[Reason]:
-    gone = [f"group {name} of the baseline is gone" for name in baseline.groups if name not in audit.groups]
-    new = [f"group {name} is not in the baseline" for name in audit.groups if name not in baseline.groups]
+    before, now = set(baseline.groups), set(audit.groups)
+    gone = [f"group {name} of the baseline is gone" for name in baseline.groups if name not in now]
+    new = [f"group {name} is not in the baseline" for name in audit.groups if name not in before]
     return [Reason(Fault.OTHER_GROUPS, told) for told in gone + new]
 
 

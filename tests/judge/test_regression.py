@@ -110,6 +110,24 @@ def test_it_names_the_group_that_fell_most_or_those_between_which_fvo_rose(audit
     assert (rose.lowest, rose.highest, rose.measured) == (2, 1, Fraction(6, 100))
 
 
+def test_many_groups_are_not_compared_each_with_each(make_audit):
+    compared = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            compared.append(other)
+            return str.__eq__(self, other)
+
+    sizes = {Name(f"g{index}"): 40 for index in range(200)}
+    made = make_audit(sizes, fp32=sizes, int4=sizes)
+    compared.clear()
+    assert judged(made, Baseline.of(made)).outcome is Outcome.PASS
+    assert len(compared) < 10 * len(sizes)
+
+
 def test_no_baseline_entry_or_group_fails(audit):
     missing = judged(audit, None)
     other_bits = replace(Baseline.of(audit), entries=(replace(Baseline.of(audit).entries[0], precision="int2"),))
