@@ -238,6 +238,7 @@ class InputsRecord:
     transforms: str | None
     bins: str | None
     notices: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 
 import qfair_check
 from qfair_check import Audit, GroupedData, Model, load_data, load_model
+from qfair_check.judge.limits import gate_limits
+from qfair_check.judge.remedy import remedy_command
+from qfair_check.judge.verdicts import judge_audit
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODULES = ("make_fixtures", "shapes_net", "loans_net")
@@ -192,3 +195,10 @@ def test_the_loans_hold_both_decisions_in_every_group() -> None:
     assert data.classes == ("defaulted", "repaid")
     counts = np.array([np.bincount(data.labels[data.groups == group], minlength=2) for group in range(4)])
     assert counts.min() >= 10
+
+
+def test_the_command_that_may_mend_the_loans_names_the_features_that_were_named() -> None:
+    audit = qfair_check.audit(FIXTURES / "loans.safetensors", loan_table(loans(), "region"), "2")
+    verdicts = judge_audit(audit, gate_limits({"max_fvo": "0"}))
+    told = [remedy_command(verdict, audit) for verdict in verdicts if verdict.check == "fvo"]
+    assert " --features income,debt,age " in str(told[0])

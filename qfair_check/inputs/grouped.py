@@ -81,6 +81,8 @@ class GroupedData:
         What the user must see, one sentence each.
     where : callable
         Names sample i for a message, such as "row 17 (images/a.jpg)".
+    features : tuple of str
+        Columns that the user named as the input; empty if none were named.
     """
 
     inputs: Dataset[Sample]
@@ -98,6 +100,7 @@ class GroupedData:
     preprocessing: Preprocessing | None = None
     notices: tuple[str, ...] = ()
     where: Callable[[int], str] = field(default="sample {}".format, repr=False)
+    features: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

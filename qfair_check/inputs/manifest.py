@@ -81,6 +81,7 @@ def grouped_table(
         preprocessing=inputs.preprocessing,
         notices=(*table.notices, *split_notices, *classes.notices, *group_notices, *inputs.notices),
         where=where,
+        features=options.features,
     )
 
 

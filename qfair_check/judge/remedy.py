@@ -54,6 +54,7 @@ def _reading(audit: Audit) -> dict[str, str | None]:
         "group-by": _listed(inputs.group_by) if inputs.group_by != _DEFAULT_GROUPS else None,
         "bin": inputs.bins,
         "classes": _listed(audit.data.classes) if inputs.class_order == "given" else None,
+        "features": _listed(inputs.features),
         "image-size": "x".join(map(str, inputs.image_size)) if inputs.image_size else None,
         "mean": _listed(map(str, inputs.mean)),
         "std": _listed(map(str, inputs.std)),

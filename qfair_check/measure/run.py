@@ -358,6 +358,7 @@ def _inputs_record(model: Model, data: GroupedData, notices: tuple[str, ...]) ->
         transforms=prepared.transforms if prepared else None,
         bins=data.bins,
         notices=(*model.notices, *data.notices, *notices),
+        features=data.features,
     )
 
 

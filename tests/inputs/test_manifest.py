@@ -68,6 +68,7 @@ def test_named_features_have_the_order_given(tmp_path: Path) -> None:
 
 def test_named_features_go_before_an_image_column(tmp_path: Path) -> None:
     data = read(write(tmp_path, "path,a,label\nnone.png,5,0\n"), features=("a",))
+    assert data.features == ("a",)
     assert data.inputs[0].tolist() == [5.0]
 
 

@@ -37,11 +37,13 @@ def test_it_reads_the_data_as_the_audit_did(hurt):
     inputs = replace(
         hurt.inputs, class_order="given", image_size=(64, 48), mean=(0.485, 0.5), std=(0.229, 1.0), bins="age=0,18,inf"
     )
+    inputs = replace(inputs, features=("income", "debt, total"))
     classes = replace(hurt.data, classes=("cat", "dog, small"))
     told = shlex.split(commands(replace(hurt, inputs=inputs, data=classes))["group-drop"])
     get = dict(zip(told[3::2], told[4::2], strict=True)).get
     options = data_options(lambda key: get(f"--{key.replace('_', '-')}"))
     assert options.classes == ("cat", "dog, small")
+    assert options.features == ("income", "debt, total")
     assert (options.image_size, options.mean, options.std) == ((64, 48), (0.485, 0.5), (0.229, 1.0))
     assert list(map(str, options.bins)) == ["age=0,18,inf"]
 

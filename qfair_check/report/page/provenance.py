@@ -66,6 +66,7 @@ def _data(audit: Audit) -> tuple[Fact, ...]:
         Fact("label", _some(inputs.label)),
         Fact("groups by", (" × ".join(inputs.group_by) or "class",)),
         Fact("bins", _some(inputs.bins)),
+        Fact("features", (", ".join(inputs.features),) if inputs.features else ()),
         Fact("classes", (", ".join(data.classes),) if data.classes else ()),
         Fact("class order", (inputs.class_order,)),
         Fact("image size", size),
