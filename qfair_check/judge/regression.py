@@ -108,7 +108,7 @@ def judge_regression(
 
 
 def check_same_data(baseline: Baseline, audit: Audit) -> None:
-    """Refuse a baseline of other data in the same groups, or of other numbers of samples in the same data.
+    """Refuse a baseline of other data in the same groups, or one whose counts are not those of the same data.
 
     Raises
     ------
@@ -130,6 +130,21 @@ def check_same_data(baseline: Baseline, audit: Audit) -> None:
                     f"the baseline was edited: it has {before.samples:,} samples of group {name}, and the same data "
                     f"have {now.samples:,}; write it anew with --qfair-update-baseline"
                 )
+        _check_outcomes(entry, tallies, audit)
+
+
+def _check_outcomes(entry: Entry, tallies: Sequence[Tally], audit: Audit) -> None:
+    """Refuse counts that are not those of the outcomes beside them, where these and the groups of samples are known."""
+    groups = audit.sample_groups()
+    if groups is None or not entry.right:
+        return
+    right = np.bincount(groups[unpack_bits(entry.right, audit.data.samples)], minlength=len(audit.groups)).tolist()
+    for name, tally, counted in zip(audit.groups, tallies, right, strict=True):
+        if tally.correct not in (None, counted):
+            raise OptionError(
+                f"the baseline was edited: {tally.correct:,} samples of group {name} are right at {entry.precision}, "
+                f"and {counted:,} in the outcomes beside it; write it anew with --qfair-update-baseline"
+            )
 
 
 def _refused(now: Entry, limit: Decimal, reasons: Sequence[Reason]) -> Verdict:

@@ -110,6 +110,13 @@ def test_it_names_the_group_that_fell_most_or_those_between_which_fvo_rose(audit
     assert (rose.lowest, rose.highest, rose.measured) == (2, 1, Fraction(6, 100))
 
 
+def test_counts_that_are_not_those_of_the_outcomes_beside_them_are_refused(audit):
+    edited = with_outcomes(baseline(audit, C=29), audit.right("int4"))
+    told = "was edited: 29 samples of group C are right at int4, and 25 in the outcomes beside it; write it anew"
+    with pytest.raises(OptionError, match=told):
+        judged(audit, edited)
+
+
 def test_many_groups_are_not_compared_each_with_each(make_audit):
     compared = []
 
