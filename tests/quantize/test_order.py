@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 import torchvision
@@ -77,6 +79,8 @@ def test_a_condition_takes_the_weights_of_its_branches():
         def forward(self, x):
             return self.head(torch.cond(x.sum() > 0, self.branch, lambda x: x + 1, (x,)))
 
+    if "check_guards" not in inspect.signature(torch.export.ExportedProgram.module).parameters:
+        pytest.skip("torch 2.6 follows no operators into a branch")
     program = as_model(torch.export.export(Branches(), (torch.ones(2, 3),))).module
     assert by_name(program, torch.ones(2, 3)) == ("branch.weight", "head.weight")
 
