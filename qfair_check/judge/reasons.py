@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, auto
 
 from qfair_check.record import UNREAD
 from qfair_check.reference_record import is_for_want_of_reference
@@ -11,24 +11,24 @@ from qfair_check.reference_record import is_for_want_of_reference
 class Fault(IntEnum):
     """What kind of reason it is; the first of several is the one to cure."""
 
-    NO_CURVATURE = 1
-    NAN = 2
-    NOT_HELD = 3
-    NO_REFERENCE = 4
-    NO_QUANTIZED_WEIGHTS = 5
-    NOT_CONVERGED_BY_PYHESSIAN = 6
-    NO_VALUE = 7
-    SMALL_SUBSAMPLE = 8
-    SMALL_GROUP = 9
-    FEW_GROUPS = 10
-    SUBSAMPLE = 11
-    FEW_SAMPLES = 12
-    AT_LIMIT = 13
-    NO_BASELINE = 14
-    OTHER_GROUPS = 15
-    NO_ENTRY = 16
-    UNPAIRED = 17
-    UNREAD = 0
+    UNREAD = auto()
+    NO_CURVATURE = auto()
+    NAN = auto()
+    NOT_HELD = auto()
+    NO_REFERENCE = auto()
+    NO_QUANTIZED_WEIGHTS = auto()
+    NOT_CONVERGED_BY_PYHESSIAN = auto()
+    NO_VALUE = auto()
+    SMALL_SUBSAMPLE = auto()
+    SMALL_GROUP = auto()
+    FEW_GROUPS = auto()
+    SUBSAMPLE = auto()
+    FEW_SAMPLES = auto()
+    AT_LIMIT = auto()
+    NO_BASELINE = auto()
+    OTHER_GROUPS = auto()
+    NO_ENTRY = auto()
+    UNPAIRED = auto()
 
 
 OF_CERTAINTY = (Fault.UNPAIRED, Fault.SUBSAMPLE, Fault.FEW_SAMPLES, Fault.AT_LIMIT)

@@ -17,8 +17,9 @@ def comparison_rows(verdict: Verdict) -> list[str]:
         f"{change.name:<{width}}  n={change.after.samples}  {_change(change.before, change.after, change.flips)}"
         for change in found.changed[:_MOST_GROUPS]
     ]
-    if len(found.changed) > _MOST_GROUPS:
-        rows.append(f"{len(found.changed) - _MOST_GROUPS:,} groups more changed")
+    more = len(found.changed) - _MOST_GROUPS
+    if more > 0:
+        rows.append(f"{more:,} {'group' if more == 1 else 'groups'} more changed")
     rows.append(f"{'overall':<{width}}  n={found.after.samples}  {_change(found.before, found.after, found.flips)}")
     if found.fvo_before is not None and found.fvo_after is not None:
         rows.append(f"FVO {float(found.fvo_before):.3f} → {float(found.fvo_after):.3f}")

@@ -5,7 +5,7 @@ import pytest
 
 from qfair_check.errors import OptionError
 from qfair_check.judge.checks import CHECKS, GATE_CHECKS
-from qfair_check.judge.limits import Limit, check_limits_bind, gate_limits
+from qfair_check.judge.limits import Limit, check_limits_bind, gate_limits, parse_confidence
 
 FVO = CHECKS["fvo"]
 
@@ -61,6 +61,11 @@ def test_both_ends_of_the_range_are_limits():
     assert Limit.parse(0, FVO).bound("int8") == 0
     assert Limit.parse(1, FVO).bound("int8") == 1
     assert Limit.parse(2, CHECKS["cosine-distance"]).bound("int8") == 2
+
+
+@pytest.mark.parametrize("given", ["0.5", 0.95, "0.999999"])
+def test_a_confidence_may_be_a_half(given):
+    assert parse_confidence(given) == Decimal(str(given))
 
 
 def test_defaults_judge_what_quantization_adds():

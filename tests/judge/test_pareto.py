@@ -201,6 +201,13 @@ def test_who_is_beaten_even_at_its_best_fails(make_audit):
     assert outcomes(audit) == ["pass", "fail"]
 
 
+def test_without_samples_the_best_that_could_be_is_taken(make_audit):
+    nobody = {"A": 0, "B": 0}
+    (found,) = candidates_of([make_audit(nobody, fp32=nobody, int4=nobody)], ["a"])
+    assert (found.accuracy, found.fvo) == (1, 0)
+    assert found.reasons
+
+
 def test_one_group_or_none_cannot_be_judged(make_audit):
     alone = make_audit({"A": 100}, fp32={"A": 90}, int8={"A": 90})
     empty = make_audit({"A": 0, "B": 0}, fp32={"A": 0, "B": 0}, int8={"A": 0, "B": 0})

@@ -115,6 +115,24 @@ def test_what_is_beaten_at_its_best_says_what_is_not_known(make_audit):
     )
 
 
+def test_a_traceback_ends_where_the_assertion_is_called(pytester, absmax, mse):
+    for name, audit in (("one", absmax), ("other", mse)):
+        audit.save(f"{name}.json")
+    pytester.makepyfile(
+        """
+        import qfair_check
+
+        def test_it():
+            one, other = (qfair_check.Audit.load(f"{name}.json") for name in ("one", "other"))
+            qfair_check.assert_on_pareto_front(one, other)
+        """
+    )
+    result = pytester.runpytest("-q")
+    result.assert_outcomes(failed=1)
+    assert "assertion.py" not in result.stdout.str()
+    assert "assertions.py" not in result.stdout.str()
+
+
 def test_many_that_are_better_are_counted(make_audit, absmax, mse):
     told = refused(absmax, *[mse] * 12, bits=4)
     assert told.count("  better  ") == 11

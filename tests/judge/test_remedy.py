@@ -65,6 +65,13 @@ def test_groups_by_default_are_not_named_since_arrays_have_no_columns(hurt):
     assert "--group-by" not in told["group-drop"]
 
 
+@pytest.mark.parametrize("model", ["a.safetensors", "z.safetensors"])
+def test_any_model_but_the_demo_needs_its_data_and_training_data(hurt, model):
+    command = commands(replace(hurt, inputs=replace(hurt.inputs, model=model)))["group-drop"]
+    assert command.startswith(f"qfair remediate {model} --arch resnet18 --data d.csv")
+    assert "--train TRAIN" in command
+
+
 def test_data_from_python_are_left_to_the_user(hurt):
     told = commands(replace(hurt, inputs=replace(hurt.inputs, data="python", label=None, group_by=("group",))))
     assert shlex.split(told["group-drop"])[3:9] == ["--arch", "resnet18", "--data", "DATA", "--train", "TRAIN"]
@@ -86,6 +93,9 @@ def test_a_grid_that_training_knows_goes_along(hurt):
 def test_there_is_none_where_none_helps(make_audit, hurt):
     fine = make_audit(SIZES, fp32={"A": 90, "B": 90}, int3={"A": 90, "B": 90})
     half = make_audit(SIZES, fp32={"A": 90, "B": 90}, fp16={"A": 90, "B": 20})
-    from_python = replace(hurt, inputs=replace(hurt.inputs, model="python", architecture=None))
-    for audit in (fine, half, from_python):
+    without_architecture = [
+        replace(hurt, inputs=replace(hurt.inputs, model=model, architecture=None))
+        for model in ("python", "a.pt2", "demo2.pt2", "z.pt2")
+    ]
+    for audit in (fine, half, *without_architecture):
         assert set(commands(audit).values()) == {None}

@@ -4,7 +4,7 @@ from decimal import Decimal
 import pytest
 
 from qfair_check.judge.checks import CHECKS
-from qfair_check.judge.text import describe, shown_name
+from qfair_check.judge.text import describe, shown_middle, shown_name
 from qfair_check.judge.verdicts import judge_one
 
 
@@ -119,6 +119,12 @@ def test_a_failure_names_the_groups_that_were_not_judged(make_audit):
 )
 def test_names_are_fit_for_a_terminal(name, shown):
     assert shown_name(name) == shown
+
+
+def test_a_long_name_keeps_a_third_of_its_width_in_front():
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 500)))  # two columns each
+    assert shown_middle("abcdefghij" * 50, 30) == "abcdefghij…bcdefghijabcdefghij"
+    assert shown_middle(letters, 31) == f"{letters[:5]}…{letters[-10:]}"
 
 
 def test_braces_in_names_are_only_braces(make_audit):
