@@ -155,6 +155,12 @@ USES = {
     "a method": (lambda s, x: x.matmul(s.a.transpose(0, 1)), [("a", 0)]),
     "mm": (lambda s, x: torch.mm(x, s.square), [("square", 1)]),
     "addmm": (lambda s, x: torch.addmm(s.bias, x, s.a.permute(1, 0)), [("a", 0)]),
+    "addmm with a weight as it is": (lambda s, x: torch.addmm(x.sum(), x, s.square), [("square", 1)]),
+    "addmm from the left": (lambda s, x: torch.addmm(x.sum(), s.a, x.t()), [("a", 0)]),
+    "baddbmm": (
+        lambda s, x: torch.baddbmm(x.sum().reshape(1, 1, 1), x.unsqueeze(0), s.square.unsqueeze(0)),
+        [("square", 1)],
+    ),
     "bmm": (lambda s, x: torch.bmm(x.unsqueeze(0), s.square.unsqueeze(0)), [("square", 1)]),
     "bmm of an expanded weight": (
         lambda s, x: torch.bmm(x.unsqueeze(0).expand(2, -1, -1), s.a.t().unsqueeze(0).expand(2, 4, 6)),
