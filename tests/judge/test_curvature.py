@@ -298,6 +298,15 @@ def test_assertions_hold_at_the_limit_and_raise_beyond(build, metric):
         check(audit, 2.4, between="precisions")
 
 
+def test_a_traceback_ends_where_the_assertion_is_called(pytester, build):
+    build({"A": 4.0, "B": 4.0}, {"A": 4.0, "B": 10.0}, {"A": 100, "B": 100}).save("audit.json")
+    tests = [f"def test_{name}(): qfair_check.{name}(AUDIT, 2.4)" for name in ASSERTIONS.values()]
+    pytester.makepyfile("\n".join(["import qfair_check", "AUDIT = qfair_check.Audit.load('audit.json')", *tests]))
+    result = pytester.runpytest("-q")
+    result.assert_outcomes(failed=len(ASSERTIONS))
+    assert "assertions.py" not in result.stdout.str()
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_assertions_that_make_no_sense(faces, metric):
     check = getattr(qfair_check, ASSERTIONS[metric])
