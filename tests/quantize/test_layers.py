@@ -119,3 +119,20 @@ def test_layers_that_are_quantized_already_are_refused(layer):
     dynamic = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Conv1d(1, 1, 1), layer))
     with pytest.raises(InputError, match=r"^1 is quantized already: give the model as it was trained$"):
         list(quantizable_weights(dynamic))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("transformers.pytorch_utils", [("weight", 1)]), ("a.b", []), ("zoo", []), ("transformers.pytorch_utils.x", [])],
+)
+def test_a_transposed_linear_of_transformers_is_known_by_its_name(module, expected):
+    kind = type("Conv1D", (nn.Module,), {"__module__": module})
+    layer = kind()
+    layer.weight = nn.Parameter(torch.ones(2, 3))
+    assert names_and_axes(layer) == expected
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_scripted_layers_are_those_that_they_were_made_from():
+    net = nn.Sequential(nn.ConvTranspose1d(2, 3, 1), nn.Flatten(), nn.Linear(6, 2)).eval()
+    assert names_and_axes(torch.jit.script(net)) == names_and_axes(net) == [("0.weight", 1), ("2.weight", 0)]
