@@ -294,6 +294,13 @@ def test_the_empty_tally_is_neutral(sample):
     assert (whole + empty).recalls(tuple("abcde")) == whole.recalls(tuple("abcde"))
 
 
+def test_the_same_samples_twice_count_twice(sample):
+    whole = tally(*sample, 3)
+    twice = whole + whole
+    for field in fields(Tally):
+        assert (getattr(twice, field.name) == 2 * getattr(whole, field.name)).all()
+
+
 def test_pooled_groups_are_one_group(sample):
     logits, baseline, labels, groups = sample
     pooled = tally(logits, baseline, labels, groups, 3).pooled()
