@@ -1,3 +1,4 @@
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -8,6 +9,7 @@ from qfair_check.judge.checks import CHECKS
 from qfair_check.judge.reasons import Fault, Reason, cure, first_fault
 from qfair_check.judge.text import describe
 from qfair_check.judge.verdicts import Outcome, judge_one
+from qfair_check.reference_record import NO_REFERENCE
 
 MORE_SAMPLES = (
     "  cure     more samples of such groups, or a lower --qfair-min-group-size; "
@@ -58,6 +60,17 @@ def test_what_is_not_defined_for_another_reason_is_not_cured_by_samples(make_aud
     assert cure_told(audit, "lambda-max") == (
         "  cure     leave this limit out; --qfair-insufficient=warn goes on all the same"
     )
+
+
+def test_a_missing_reference_is_told_once_for_all_groups(make_audit):
+    made = make_audit({"A": 90, "B": 90}, fp32={"A": 80, "B": 80}, int4={"A": 70, "B": 70})
+    fp32, int4 = made.precisions
+    groups = tuple(
+        replace(group, accuracy_drop=None, undefined={"accuracy_drop": NO_REFERENCE}) for group in int4.groups
+    )
+    audit = replace(made, precisions=(fp32, replace(int4, groups=groups)))
+    verdict = judge_one(audit, CHECKS["group-drop"], Decimal(2), "int4")
+    assert (verdict.reasons, verdict.fault) == ((NO_REFERENCE,), Fault.NO_REFERENCE)
 
 
 def test_every_fault_has_a_cure_of_its_own():

@@ -55,6 +55,14 @@ def test_transforms_go_along_and_an_order_that_nobody_gave_does_not(hurt):
     assert "--classes" not in told
 
 
+@pytest.mark.parametrize("order", ["data", "indices", "model", "sorted"])
+def test_only_classes_that_were_given_are_named(hurt, order):
+    inputs = replace(hurt.inputs, class_order=order, data="z.csv")
+    told = commands(replace(hurt, inputs=inputs))["group-drop"]
+    assert "--classes" not in told
+    assert " --data z.csv " in told
+
+
 def test_classes_that_begin_with_a_dash_are_no_option(hurt):
     told = commands(replace(hurt, data=replace(hurt.data, classes=("-1", "1"))))["group-drop"]
     assert " --classes=-1,1 --train " in told
@@ -75,6 +83,11 @@ def test_any_model_but_the_demo_needs_its_data_and_training_data(hurt, model):
 def test_data_from_python_are_left_to_the_user(hurt):
     told = commands(replace(hurt, inputs=replace(hurt.inputs, data="python", label=None, group_by=("group",))))
     assert shlex.split(told["group-drop"])[3:9] == ["--arch", "resnet18", "--data", "DATA", "--train", "TRAIN"]
+
+
+def test_the_demo_of_an_audit_that_was_read_is_the_demo(hurt):
+    demo = replace(hurt, inputs=replace(hurt.inputs, model="".join("demo"), architecture=None))
+    assert commands(demo)["group-drop"].startswith("qfair remediate demo --bits 3 ")
 
 
 def test_the_demo_needs_no_more_than_its_name(hurt):

@@ -191,3 +191,9 @@ def test_where_all_groups_lack_a_value_for_another_reason_than_the_reference_eac
     assert found.outcome is INSUFFICIENT
     assert [reason.partition(":")[0] for reason in found.reasons] == ["group A", "group B"]
     assert found.fault.name == "NAN"
+
+
+def test_without_flips_their_rate_is_zero(make_audit):
+    same = {"A": 40, "B": 30}
+    audit = make_audit({"A": 50, "B": 50}, fp32=same, int4=same)
+    assert judge_one(audit, CHECKS["flip-rate"], Decimal(0), "int4").measured == 0
