@@ -199,6 +199,32 @@ def test_each_use_of_a_parameter(use, kind):
     assert all(names[id(parameter)] == name for name, parameter, _ in graph_weights(found))
 
 
+class Separate(nn.Module):
+    """Attention with keys and values of other widths, and its weights by place or by name."""
+
+    def __init__(self, by_name):
+        super().__init__()
+        inner = nn.MultiheadAttention(4, 2, kdim=3, vdim=5, bias=False)
+        self.q, self.k, self.v = inner.q_proj_weight, inner.k_proj_weight, inner.v_proj_weight
+        self.out = inner.out_proj.weight
+        self._by_name = by_name
+
+    def forward(self, q, k, v):
+        first = (q, k, v, 4, 2, None, None, None, None, False, 0.0, self.out, None, False, None, False, None, True)
+        if self._by_name:
+            weights = {"q_proj_weight": self.q, "k_proj_weight": self.k, "v_proj_weight": self.v}
+            return F.multi_head_attention_forward(*first, **weights)[0]
+        return F.multi_head_attention_forward(*first, self.q, self.k, self.v)[0]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_attention_with_separate_projections(by_name):
+    module = Separate(by_name)
+    assert module(torch.randn(2, 1, 4), torch.randn(3, 1, 3), torch.randn(3, 1, 5)).shape == (2, 1, 4)
+    found = sorted(weights(fx.symbolic_trace(module)))
+    assert found == [("k", 0), ("out", 0), ("q", 0), ("v", 0)]
+
+
 def test_names_are_those_of_the_module_that_holds_the_graph():
     module = nn.Sequential(nn.Linear(4, 4), fx.symbolic_trace(Own(USES["matmul"][0])))
     assert weights(module) == [("0.weight", 0), ("1.square", 1)]

@@ -70,6 +70,18 @@ def test_a_traced_and_an_exported_module():
     assert by_name(torch.export.export(net, (x,)).module(), x) == ("inner.weight", "out.weight")
 
 
+def test_operators_keep_their_options():
+    class Double(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2).double()
+
+        def forward(self, x):
+            return self.inner(x.to(torch.float64))
+
+    assert by_name(Double(), torch.ones(2, 3)) == ("inner.weight", "inner.weight")
+
+
 def test_a_condition_takes_the_weights_of_its_branches():
     class Branches(nn.Module):
         def __init__(self):
