@@ -10,6 +10,7 @@ so that torch is imported once.
 import argparse
 import ast
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -44,16 +45,17 @@ SECONDS_AT_LEAST, BYTES = 30, 12 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One change of one file."""
+    """One change of one file, whose content has this hash."""
 
     file: str
     operator: str
     occurrence: int
     line: int
+    source: str
 
 
 def main() -> None:
-    """Print one JSON object; each mutant's fate goes to a file of lines as it is known, and is not asked for again."""
+    """Print one JSON object; a fate goes to a file of lines as it is known, and those that survived are run again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="files whose path contains this")
     parser.add_argument("--sample", type=int, help="so many mutants of each file, chosen by the seed")
@@ -67,7 +69,8 @@ def main() -> None:
         for file in files:
             judge_file(tree, file, options)
     fates = [json.loads(line) for line in options.fates.read_text(encoding="utf-8").splitlines()]
-    print(json.dumps(summary([fate for fate in fates if fate["file"] in files])))
+    latest = {tuple(fate[name] for name in Mutant.__slots__): fate for fate in fates if fate["file"] in files}
+    print(json.dumps(summary(list(latest.values()))))
 
 
 def mutable_files() -> list[str]:
@@ -113,8 +116,9 @@ def judge_file(tree: Path, file: str, options: argparse.Namespace) -> None:
     if fate != "survived":
         sys.exit(f"{file}: its tests do not pass as it is ({fate})")
     limit = max(SECONDS_AT_LEAST, 4 * (time.monotonic() - start))
+    killed = killed_before(options.fates)
     for mutant, changed in chosen(file, source, options):
-        if known(options.fates, mutant):
+        if mutant in killed:
             continue
         path.write_text(changed, encoding="utf-8")
         forget_bytecode(path)
@@ -138,14 +142,14 @@ def tests_of(tree: Path, file: str) -> list[str]:
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
     """Yield the changes that cosmic-ray's operators without arguments can make."""
-    nodes = list(ast_nodes(get_ast(source)))
+    nodes, digest = list(ast_nodes(get_ast(source))), hashlib.sha256(source.encode()).hexdigest()[:16]
     for name in operator_names():
         operator = get_operator(name)
         if operator.arguments() or name.endswith("/NoOp"):
             continue
         places = (start[0] for node in nodes for start, _ in operator().mutation_positions(node))
         for occurrence, line in enumerate(places):
-            yield Mutant(file, name, occurrence, line)
+            yield Mutant(file, name, occurrence, line, digest)
 
 
 def chosen(file: str, source: str, options: argparse.Namespace) -> Iterator[tuple[Mutant, str]]:
@@ -176,11 +180,11 @@ def without_annotations(source: str) -> str | None:
     return ast.dump(tree)
 
 
-def known(fates: Path, mutant: Mutant) -> bool:
-    """Say whether an earlier run tells what became of a mutant."""
+def killed_before(fates: Path) -> set[Mutant]:
+    """Return the mutants of which an earlier run tells that they were killed."""
     lines = fates.read_text(encoding="utf-8").splitlines() if fates.exists() else []
-    wanted = asdict(mutant)
-    return any({**json.loads(line), **wanted} == json.loads(line) for line in lines)
+    told = [json.loads(line) for line in lines]
+    return {Mutant(*(fate[name] for name in Mutant.__slots__)) for fate in told if fate["fate"] != "survived"}
 
 
 def fate_of(tree: Path, tests: Sequence[str], limit: float) -> str:
